@@ -1,0 +1,1 @@
+"""The definitions themselves: one folder an area, loaded by ``secmon_dagster.definitions``."""

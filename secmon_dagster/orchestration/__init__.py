@@ -1,0 +1,1 @@
+"""Everything that knows Dagster: executor, resources, IO managers and components."""
