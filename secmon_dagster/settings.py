@@ -1,9 +1,9 @@
 """Every environment variable the project reads, typed, in one place.
 
 Variables that came with the original documents keep their printed names (``AUDIT_DB_URL``,
-``MONITORING_TIMEOUT``, …); the project's own start with ``SECMON_``. A ``.env`` file in the working
-directory is read; the environment wins over it. ``secmon settings`` prints the result and where each
-value came from, with secrets masked.
+``MONITORING_TIMEOUT``, …); the project's own start with ``SECMON_``. A ``.env`` file in the current
+folder is read; the environment wins over it. ``secmon settings`` prints the result and where
+each value came from, with secrets masked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Settings(BaseSettings):
         env_file=".env",
         env_file_encoding="utf-8",
         extra="ignore",
-        populate_by_name=True,
         frozen=True,
     )
 
@@ -63,17 +62,17 @@ class Settings(BaseSettings):
     writer_password: SecretStr | None = Field(
         default=None,
         validation_alias="SECMON_WRITER_PASSWORD",
-        description="Password of role secmon_writer; unset means the role is assumed with SET ROLE.",
+        description="Password of role secmon_writer; unset means SET ROLE is used.",
     )
     service_password: SecretStr | None = Field(
         default=None,
         validation_alias="SECMON_SERVICE_PASSWORD",
-        description="Password of role secmon_service; unset means the role is assumed with SET ROLE.",
+        description="Password of role secmon_service; unset means SET ROLE is used.",
     )
     reader_password: SecretStr | None = Field(
         default=None,
         validation_alias="SECMON_READER_PASSWORD",
-        description="Password of role secmon_reader; unset means the role is assumed with SET ROLE.",
+        description="Password of role secmon_reader; unset means SET ROLE is used.",
     )
     user: str | None = Field(
         default=None,
@@ -116,7 +115,7 @@ class Settings(BaseSettings):
     audit_signing_key: SecretStr | None = Field(
         default=None,
         validation_alias="SECMON_AUDIT_SIGNING_KEY",
-        description="Ed25519 signing key of checkpoints (C2SP note form or PEM); unset means a key file.",
+        description="Ed25519 signing key of checkpoints (C2SP note form or PEM); unset: key file.",
     )
     audit_signing_key_file: Path | None = Field(
         default=None,
