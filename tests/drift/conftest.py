@@ -1,0 +1,11 @@
+"""Fixtures of the drift tests."""
+
+from __future__ import annotations
+
+import pytest
+from drift_data import RecordedAudit
+
+
+@pytest.fixture
+def audit() -> RecordedAudit:
+    return RecordedAudit()
