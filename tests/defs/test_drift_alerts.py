@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
-from drift_data import RecordedAudit, frame
 
 from secmon_dagster.defs.drift.alerts import drift_alert_sensor
 from secmon_dagster.drift import profile, run_check, save_baseline
+from tests.drift_data import RecordedAudit, frame
 
 
 def evaluate(cursor: str | None) -> tuple[list[str], str | None]:

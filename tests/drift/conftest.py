@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from drift_data import RecordedAudit
+
+from tests.drift_data import RecordedAudit
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from drift_data import RecordedAudit, frame
 
 from secmon_dagster.database import transaction
 from secmon_dagster.drift import (
@@ -18,6 +17,7 @@ from secmon_dagster.drift import (
     save_baseline,
 )
 from secmon_dagster.errors import ConflictError, NotFoundError
+from tests.drift_data import RecordedAudit, frame
 
 
 @pytest.fixture
