@@ -1,0 +1,101 @@
+"""What every test may use: an embedded PostgreSQL per session, a fresh database per test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from secmon_dagster import database as database_package
+from secmon_dagster.database import embedded
+from secmon_dagster.settings import get_settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow", action="store_true", help="run the many-round kill and fuzz tests too"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="many rounds; run with --slow"))
+
+
+@dataclass(frozen=True)
+class Database:
+    """A fresh, migrated database."""
+
+    url: str
+
+    def admin(self, *, autocommit: bool = True) -> psycopg.Connection[Any]:
+        """A superuser's connection."""
+        return psycopg.connect(self.url, autocommit=autocommit)
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_read_anew() -> Iterator[None]:
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty SECMON_HOME of the test's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("SECMON_HOME", str(folder))
+    get_settings.cache_clear()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a migrated template database on an embedded PostgreSQL of this session's own."""
+    folder = tmp_path_factory.mktemp("server")
+    before = {name: os.environ.pop(name, None) for name in ("SECMON_HOME", "SECMON_DATABASE_URL")}
+    os.environ["SECMON_HOME"] = str(folder)
+    get_settings.cache_clear()
+    with embedded.hold() as url:
+        database_package.migrate()
+        database_package.close_pools()
+        yield url
+        os.environ["SECMON_HOME"] = str(folder)
+        os.environ.pop("SECMON_DATABASE_URL", None)
+        get_settings.cache_clear()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def database(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A database of the test's own; the settings of this process point to it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    maintenance = server.replace("/secmon?", "/postgres?")
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE secmon").format(sql.Identifier(name))
+        )
+    url = server.replace("/secmon?", f"/{name}?")
+    monkeypatch.setenv("SECMON_DATABASE_URL", url)
+    get_settings.cache_clear()
+    yield Database(url)
+    database_package.close_pools()
+    with psycopg.connect(maintenance, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        )
