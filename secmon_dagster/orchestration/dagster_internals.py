@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from dagster import DagsterInstance
-from dagster_shared.error import SerializableErrorInfo
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.definitions.repository_definition import RepositoryLoadData
@@ -42,9 +41,10 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage import local_compute_log_manager
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster._serdes import deserialize_value, serialize_value
-from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils import ensure_file
+from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts
+from dagster_shared.error import SerializableErrorInfo
 
 __all__ = [
     "ActiveExecution",

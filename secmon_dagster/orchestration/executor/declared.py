@@ -52,7 +52,7 @@ def check_plan(
     """
     for step in steps:
         name = step.node_handle.name
-        declared = limits_of(name, step.tags, run_tags, config, layers)
+        declared = limits_of(name, step.tags or {}, run_tags, config, layers)
         memory = declared.max_memory_mb or 0
         if memory > config.memory_budget_mb:
             raise InvalidLimitsError(

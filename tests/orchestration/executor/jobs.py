@@ -19,7 +19,7 @@ def one() -> int:
 
 @dg.op
 def plus_one(context: dg.OpExecutionContext, number: int) -> int:
-    context.log.info("adding")
+    context.log.info(f"adding to {number}")
     sys.stdout.write("to stdout\n")
     return number + 1
 
