@@ -24,7 +24,7 @@ def timed(command: list[str], environment: dict[str, str]) -> float:
 
 def report(what: str, seconds: list[float], goal: str) -> None:
     print(
-        f"{what:<44} min {min(seconds):6.2f} s   median {statistics.median(seconds):6.2f} s   {goal}",
+        f"{what:<44} min {min(seconds):6.2f} s, median {statistics.median(seconds):6.2f} s; {goal}",
         flush=True,
     )
 
