@@ -106,7 +106,8 @@ def main() -> None:
     for watch.current, found in admitted.items():
         if callable(found):
             exercise(watch, found)
-    print(json.dumps({"targets": len(admitted), "called": watch.called, "broken": watch.broken}))
+    result = {"targets": len(admitted), "called": watch.called, "broken": watch.broken}
+    sys.stdout.write(json.dumps(result) + "\n")
 
 
 def exercise(watch: Watch, found: Any) -> None:
