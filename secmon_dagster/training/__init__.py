@@ -31,6 +31,7 @@ from secmon_dagster.training.store import (
     record_metrics,
     record_model,
     released_directory,
+    whole_or_nothing,
     write_model,
 )
 
@@ -64,5 +65,6 @@ __all__ = [
     "select",
     "split",
     "train",
+    "whole_or_nothing",
     "write_model",
 ]
