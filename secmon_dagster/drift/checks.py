@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -120,7 +120,10 @@ def execute_check(
         report=report,
     )
     with transaction() as connection:
-        record_check(connection, result, finished_at=now(), audit=audit or _outbox(), report=report)
+        event = record_check(
+            connection, result, finished_at=now(), audit=audit or _outbox(), report=report
+        )
+    result = replace(result, event=None if event is None else str(event))
     _log.info(
         "Drift check %s %s for %s in %.1fms - Status: %s",
         check_id,
@@ -129,6 +132,34 @@ def execute_check(
         result.duration_ms,
         report.overall_status if report else error,
     )
+    return result
+
+
+def skip_check(
+    model_id: str,
+    version: str,
+    reason: str,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    audit: AuditOutbox | None = None,
+) -> DriftCheckResult:
+    """Record that a check was asked for and not made."""
+    moment = now()
+    result = DriftCheckResult(
+        check_id=uuid.uuid4().hex,
+        model_id=model_id,
+        model_version=version,
+        timestamp=moment.isoformat(),
+        status=ExecutionStatus.SKIPPED,
+        duration_ms=0.0,
+        alert_generated=False,
+        alert_level=None,
+        metrics={},
+        reason=reason,
+    )
+    with transaction() as connection:
+        begin_check(connection, result.check_id, model_id, version, now=moment)
+        record_check(connection, result, finished_at=moment, audit=audit or _outbox())
     return result
 
 
