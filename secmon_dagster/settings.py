@@ -160,6 +160,12 @@ class Settings(BaseSettings):
         validation_alias="SECMON_GATE_CACHE_SECONDS",
         description="How long a verdict on the same bytes, script and policy is reused.",
     )
+    gate_max_bytes: int = Field(
+        default=20_000_000_000,
+        ge=1,
+        validation_alias="SECMON_GATE_MAX_BYTES",
+        description="Largest artifact the gate takes.",
+    )
 
     # --- limits -----------------------------------------------------------------------------------
     limits_backend: Literal["auto", "cgroup2", "cgroup1", "sampled"] = Field(
