@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from secmon_dagster.audit import enqueue
 from secmon_dagster.drift import history
 from secmon_dagster.drift.baselines import load_baseline, save_baseline
 from secmon_dagster.drift.checks import Window, execute_check, skip_check
@@ -44,7 +45,7 @@ class DriftScheduler:
         drift_detector_factory: Called with ``(baseline, thresholds, features)``.
         use_apscheduler: Accepted for compatibility; Dagster schedules.
         now: The clock.
-        audit: Where audit entries go; None means the project's chain.
+        audit: Where audit entries go.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class DriftScheduler:
         use_apscheduler: bool | None = None,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        audit: AuditOutbox | None = None,
+        audit: AuditOutbox = enqueue,
     ) -> None:
         if use_apscheduler:
             _log.info("APScheduler is not used: Dagster's daemon starts the checks that are due")
