@@ -29,7 +29,10 @@ def test_the_platform_comes_up_and_goes_down_leaving_no_process(short_home, numb
     platform = start_platform(short_home)
     family = psutil.Process(platform.process.pid).children(recursive=True)
     assert [line.split("  ")[0] for line in platform.lines[:4]] == [
-        "PostgreSQL", "code server", "Dagster UI", "daemon",
+        "PostgreSQL",
+        "code server",
+        "Dagster UI",
+        "daemon",
     ]
     second = subprocess.run(
         [SECMON, "up"], env=platform.environment, capture_output=True, text=True, check=False
