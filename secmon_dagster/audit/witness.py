@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import httpx
-from upath import UPath
-
 from secmon_dagster.audit.checkpoint import Checkpoint
 from secmon_dagster.errors import CheckpointError
 from secmon_dagster.settings import Settings
@@ -77,6 +74,8 @@ class StoreWitness:
     """A folder in any store that ``universal-pathlib`` knows; one object a checkpoint."""
 
     def __init__(self, url: str) -> None:
+        from upath import UPath  # half a second that only those wait who have such a witness
+
         self.folder = UPath(url)
         self.name = urlsplit(url)._replace(query="").geturl().rpartition("@")[2] or url
 
@@ -115,6 +114,8 @@ class HttpWitness:
 
     def publish(self, note: str) -> None:
         """Post the note."""
+        import httpx  # likewise
+
         try:
             answer = httpx.post(
                 self.url,
