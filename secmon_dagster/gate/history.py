@@ -29,7 +29,7 @@ class Enqueue(Protocol):
         actor: str,
         resource_type: str,
         resource_id: str | None = None,
-        data: Mapping[str, Any] | None = None,
+        data: Any = None,
         level: str = "info",
         event_type: str | None = None,
         execution_id: str | None = None,
