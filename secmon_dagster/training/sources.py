@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 import psycopg
-import sqlalchemy
 from upath import UPath
 
 from secmon_dagster.database import Role, connect
@@ -67,6 +66,8 @@ def _file(path: str) -> pd.DataFrame:
 
 
 def _query(sql: str, url: str | None) -> pd.DataFrame:
+    import sqlalchemy  # half a second, and most sources are files
+
     try:
         if url is None:
             with connect(Role.SERVICE) as connection:

@@ -1,6 +1,7 @@
-"""``type: secmon_dagster.MonitoredModel``: a declared model becomes eight assets."""
+"""``type: secmon_dagster.MonitoredModel``: a declared model becomes eight assets.
 
-from __future__ import annotations
+Dagster reads the annotations of ``context`` at run time, hence no postponed annotations here.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -36,7 +37,9 @@ class MonitoredModel(dg.Component):
         return ModelSpec
 
     @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> MonitoredModel:
+    def load(
+        cls, attributes: BaseModel | None, context: dg.ComponentLoadContext
+    ) -> "MonitoredModel":
         """Fill ``{{ env.NAME }}`` templates, then check again."""
         assert attributes is not None
         rendered = context.resolution_context.resolve_value(attributes.model_dump())
@@ -79,7 +82,7 @@ def model_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
                 "dagster/row_count": len(table),
                 "features": len(training.feature_names(table, spec)),
                 "dagster/column_schema": dg.TableSchema(
-                    [dg.TableColumn(name, str(kind)) for name, kind in table.dtypes.items()]
+                    [dg.TableColumn(str(name), str(kind)) for name, kind in table.dtypes.items()]
                 ),
             }
         )
@@ -140,7 +143,7 @@ def model_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
                     "library_versions": training.library_versions(),
                 },
                 execution_id=context.run_id,
-                job_id=context.op_handle.to_string(),
+                job_id=context.asset_key.to_python_identifier(),
             )
         context.add_output_metadata(
             {
@@ -206,7 +209,7 @@ def model_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
             "action": str(verdict.action),
             "sha256": verdict.sha256,
             "findings": dg.MetadataValue.json([dict(finding) for finding in verdict.findings]),
-            "isolation": verdict.result.isolation,
+            "isolation": str(verdict.result.isolation),
             "duration_ms": verdict.result.execution_duration_ms,
         }
         yield dg.AssetCheckResult(passed=verdict.allowed, metadata=metadata)
