@@ -6,3 +6,16 @@ and ``vecsec`` detects prompt attacks. ``orchestration`` is where Dagster comes 
 """
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """The components that YAML names as ``secmon_dagster.<Name>``, imported when asked for: nothing
+    below ``orchestration`` may pull in Dagster."""
+    if name in __all__:
+        from secmon_dagster.orchestration import components
+
+        return getattr(components, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["MonitoredModel"]

@@ -160,6 +160,12 @@ class Settings(BaseSettings):
         validation_alias="SECMON_GATE_CACHE_SECONDS",
         description="How long a verdict on the same bytes, script and policy is reused.",
     )
+    gate_max_bytes: int = Field(
+        default=20_000_000_000,
+        ge=1,
+        validation_alias="SECMON_GATE_MAX_BYTES",
+        description="Largest artifact the gate takes.",
+    )
 
     # --- limits -----------------------------------------------------------------------------------
     limits_backend: Literal["auto", "cgroup2", "cgroup1", "sampled"] = Field(
@@ -219,6 +225,27 @@ class Settings(BaseSettings):
         le=65_535,
         validation_alias="SECMON_API_PORT",
         description="Port of the REST API.",
+    )
+    api_requests_per_minute: int = Field(
+        default=600,
+        ge=1,
+        le=10_000,
+        validation_alias="SECMON_API_REQUESTS_PER_MINUTE",
+        description="Requests one API key may make in any 60 seconds.",
+    )
+    api_max_body_bytes: int = Field(
+        default=1_048_576,
+        ge=1024,
+        le=67_108_864,
+        validation_alias="SECMON_API_MAX_BODY_BYTES",
+        description="Largest body of an API request; larger ones are answered 413.",
+    )
+    api_body_seconds: float = Field(
+        default=15.0,
+        gt=0,
+        le=600,
+        validation_alias="SECMON_API_BODY_SECONDS",
+        description="A request's body must have arrived after this long; later ones get 408.",
     )
     metrics_port: int = Field(
         default=9091,

@@ -66,14 +66,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     before = {name: os.environ.pop(name, None) for name in ("SECMON_HOME", "SECMON_DATABASE_URL")}
     os.environ["SECMON_HOME"] = str(folder)
     get_settings.cache_clear()
-    url = embedded.start()
-    database_package.migrate()
-    database_package.close_pools()
-    yield url
-    os.environ["SECMON_HOME"] = str(folder)
-    os.environ.pop("SECMON_DATABASE_URL", None)
-    get_settings.cache_clear()
-    embedded.stop()
+    with embedded.hold() as url:
+        database_package.migrate()
+        database_package.close_pools()
+        yield url
+        os.environ["SECMON_HOME"] = str(folder)
+        os.environ.pop("SECMON_DATABASE_URL", None)
+        get_settings.cache_clear()
     for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import os
 import shutil
 import subprocess
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from secmon_dagster.database import keeper
 from secmon_dagster.errors import DatabaseUnavailableError
 from secmon_dagster.settings import get_settings
 
@@ -38,10 +41,7 @@ def data_directory() -> Path:
 
 
 def start() -> str:
-    """Start the server if it isn't running, make the database if it isn't there.
-
-    Idempotent, safe to call from several processes at once, and safe after a ``kill -9`` of
-    whoever started it: the server outlives its starter until :func:`stop`.
+    """Start the server, for good: it runs until :func:`stop`.
 
     Returns:
         The database's URL.
@@ -49,45 +49,63 @@ def start() -> str:
     Raises:
         DatabaseUnavailableError: the server does not start; says what its log ends with.
     """
-    server = _server()
-    try:
-        if not (data_directory() / "PG_VERSION").exists():
-            _initialise(server)
-        server.start()
-    except (subprocess.SubprocessError, OSError) as failed:
-        raise DatabaseUnavailableError(
-            f"The embedded PostgreSQL in {data_directory()} does not start: {_last_words(failed)}",
-            hint="`secmon doctor` says what this machine lacks.",
-        ) from None
-    url = running_url()
-    _create_database(url)
+    data = data_directory()
+    with keeper.starting_or_stopping(data):
+        url = _start()
+        (keeper.holders_directory(data) / keeper.FOR_GOOD).touch()
     return url
 
 
+@contextmanager
+def hold() -> Iterator[str]:
+    """Have the server running for as long as the block runs or the process lives.
+
+    The last one to leave stops it, and does so even if it leaves by ``kill -9``; a server started
+    with :func:`start` stays.
+
+    Yields:
+        The database's URL.
+
+    Raises:
+        DatabaseUnavailableError: the server does not start; says what its log ends with.
+    """
+    data = data_directory()
+    with keeper.starting_or_stopping(data):
+        held = keeper.hold(data)
+        try:
+            url = _start()
+        except BaseException:
+            held.close()
+            raise
+        if not (keeper.holders_directory(data) / keeper.FOR_GOOD).exists():
+            _start_keeper()
+    try:
+        yield url
+    finally:
+        held.close()
+        with keeper.starting_or_stopping(data):
+            last = not keeper.in_use(data)
+            if last:
+                keeper.stop_server(data)
+        if last:
+            keeper.wait_until_unkept(data)
+
+
 def stop() -> bool:
-    """Stop the server, after its clients have been disconnected.
+    """Stop the server, whoever uses it; its clients are disconnected.
 
     Returns:
         Whether one was running.
     """
-    if running_pid() is None:
-        return False
-    server = _server()
-    server.ensure_postgres_running()  # finds the running postmaster
-    server.stop()
-    return True
+    data = data_directory()
+    with keeper.starting_or_stopping(data):
+        (keeper.holders_directory(data) / keeper.FOR_GOOD).unlink(missing_ok=True)
+        return keeper.stop_server(data)
 
 
 def running_pid() -> int | None:
     """The postmaster's process id, or None."""
-    try:
-        pid = int(_postmaster_file()[0])
-        os.kill(pid, 0)
-    except (FileNotFoundError, ValueError, IndexError, ProcessLookupError):
-        return None
-    except PermissionError:  # started by another system user: it does run
-        return pid
-    return pid
+    return keeper.postmaster_pid(data_directory())
 
 
 def running_url() -> str:
@@ -107,6 +125,34 @@ def running_url() -> str:
 
 def _postmaster_file() -> list[str]:
     return (data_directory() / "postmaster.pid").read_text().splitlines()
+
+
+def _start() -> str:
+    server = _server()
+    try:
+        if not (data_directory() / "PG_VERSION").exists():
+            _initialise(server)
+        server.start()
+    except (subprocess.SubprocessError, OSError) as failed:
+        raise DatabaseUnavailableError(
+            f"The embedded PostgreSQL in {data_directory()} does not start: {_last_words(failed)}",
+            hint="`secmon doctor` says what this machine lacks.",
+        ) from None
+    url = running_url()
+    _create_database(url)
+    return url
+
+
+def _start_keeper() -> None:
+    """In a session of its own, so that a signal to our group spares it; a second ends at once."""
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", keeper.__file__, str(data_directory())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
 
 
 def _server() -> PostgresServer:

@@ -37,8 +37,11 @@ def migration_files() -> list[Path]:
     return sorted(p for p in sql_directory().glob("*.sql") if _FILE_NAME.fullmatch(p.name))
 
 
-def migrate() -> list[str]:
+def migrate(url: str | None = None) -> list[str]:
     """Bring the schema up to this code's version. Idempotent; safe from several processes at once.
+
+    Args:
+        url: another database's URL; None means the project's own.
 
     Returns:
         The names of the files applied now.
@@ -47,7 +50,7 @@ def migrate() -> list[str]:
         SchemaError: the schema is newer than this code, or a file failed (nothing of it stays).
         DatabaseUnavailableError: nothing answers.
     """
-    engine = _engine()
+    engine = _engine(url)
     try:
         connection = engine.connect()
     except sqlalchemy.exc.OperationalError as refused:
@@ -103,8 +106,8 @@ class _SqlScripts(ScriptDirectory):
         return scripts
 
 
-def _engine() -> sqlalchemy.Engine:
-    parameters = connection_parameters(Role.ADMIN)
+def _engine(url: str | None = None) -> sqlalchemy.Engine:
+    parameters = connection_parameters(Role.ADMIN, url)
     return sqlalchemy.create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(**parameters),

@@ -1,0 +1,127 @@
+"""Canonical JSON (RFC 8785) for what callers attach to an entry.
+
+Made once, at append; the resulting bytes are stored and hashed and never made again. What machine
+learning puts into payloads and JSON can't hold has one stated form:
+
+=====================================  ===========================================================
+NaN, +∞, -∞                            the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``
+integers beyond ±(2⁵³ - 1)             their decimal digits as a string
+numpy scalars, arrays                  Python numbers, nested lists
+date, datetime, UUID, Path, Decimal    their text; a datetime in ISO 8601
+enum members                           their value
+tuple                                  a list
+=====================================  ===========================================================
+
+Refused, with the path to the offending value: keys that are no strings, lone surrogates, the
+character U+0000 (PostgreSQL's jsonb can't hold it), bytes, sets and any other object.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import rfc8785
+
+from secmon_dagster.errors import EntryRefusedError
+
+MAX_SAFE_INTEGER = 2**53 - 1
+MAX_DEPTH = 64
+
+# An escape \u0000 that is not itself behind an odd backslash.
+_NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def canonical_json(value: Any, *, field: str, max_bytes: int) -> str | None:
+    """The canonical JSON text of ``value``; None for None.
+
+    Args:
+        value: any tree of the types above.
+        field: ``data`` or ``details``; named in errors.
+        max_bytes: largest allowed size of the result in UTF-8.
+
+    Raises:
+        EntryRefusedError: the value can't be represented, or is too large.
+    """
+    if value is None:
+        return None
+    try:
+        # The usual case: plain JSON types. rfc8785 refuses everything the table above maps.
+        encoded = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeError, TypeError, ValueError, RecursionError):
+        encoded = rfc8785.dumps(_plain(value, field, 0))
+    if len(encoded) > max_bytes:
+        raise EntryRefusedError(
+            f"{field} has {len(encoded)} bytes as canonical JSON; allowed: at most {max_bytes}",
+            hint="Store the payload as an artifact and log its hash, or raise "
+            "SECMON_AUDIT_MAX_PAYLOAD_BYTES.",
+        )
+    if _NUL_ESCAPE.search(encoded):
+        raise EntryRefusedError(f"{field} contains the character U+0000; allowed: any other text")
+    return encoded.decode()
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
+    """``value`` in plain JSON types by the table of the module."""
+    if depth > MAX_DEPTH:
+        raise EntryRefusedError(f"{path} is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, int):
+        return int(value) if abs(value) <= MAX_SAFE_INTEGER else str(int(value))
+    if isinstance(value, float):
+        number = float(value)
+        if math.isnan(number):
+            return "NaN"
+        if math.isinf(number):
+            return "Infinity" if number > 0 else "-Infinity"
+        return number
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, UUID | Decimal | PurePath):
+        return _text(str(value), path)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {
+            _key(key, path): _plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+    raise EntryRefusedError(
+        f"{path} is a {type(value).__name__}; allowed: JSON types, numpy numbers and arrays, "
+        "dates, UUID, Decimal, Path and enum members"
+    )
+
+
+def _key(key: Any, path: str) -> str:
+    if not isinstance(key, str):
+        raise EntryRefusedError(
+            f"{path} has the key {key!r} of type {type(key).__name__}; allowed: text"
+        )
+    return _text(key, path)
+
+
+def _text(text: str, path: str) -> str:
+    text = str(text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise EntryRefusedError(
+            f"{path} contains a lone surrogate: {text[:40]!a}; allowed: valid Unicode"
+        ) from None
+    return text

@@ -1,0 +1,317 @@
+"""``HashChainAuditLogger``, the audit chain as an object, and the process's own one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from secmon_dagster.audit import export
+from secmon_dagster.audit.appender import Appender
+from secmon_dagster.audit.backends.postgres import PostgresStore
+from secmon_dagster.audit.canonical import canonical_json
+from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Level, Receipt, new_entry_id
+from secmon_dagster.audit.store import Query, Store, scheme_of
+from secmon_dagster.audit.verification import Verification
+from secmon_dagster.audit.verify import verify
+from secmon_dagster.errors import EntryRefusedError, InvalidInputError, NotFoundError
+from secmon_dagster.settings import get_settings
+
+log = logging.getLogger("secmon_dagster.audit")
+
+_CONSOLE = {
+    Level.INFO: logging.INFO,
+    Level.WARN: logging.WARNING,
+    Level.ERROR: logging.ERROR,
+    Level.CRITICAL: logging.CRITICAL,
+}
+
+
+class HashChainAuditLogger:
+    """A tamper-evident, append-only log.
+
+    Safe for threads, coroutines and forks. An append returns when the entry is durable.
+
+    Args:
+        database_url: ``postgresql://…``, ``sqlite:///FILE`` or ``mysql://…``; None means
+            ``AUDIT_DB_URL``, and without that the project's own database.
+        pool_pre_ping: test a pooled connection before each use.
+        pool_size, max_overflow: connections for reads.
+        synchronous_commit: PostgreSQL's setting for appends; anything below ``on`` gives up the
+            promise that an acknowledged entry survives a crash.
+
+    Raises:
+        InvalidInputError: no such kind of URL.
+        DatabaseUnavailableError: nothing answers.
+    """
+
+    def __init__(
+        self,
+        database_url: str | None = None,
+        *,
+        pool_pre_ping: bool = False,
+        pool_size: int = 10,
+        max_overflow: int = 0,
+        synchronous_commit: str = "on",
+    ) -> None:
+        settings = get_settings()
+        if database_url is None and settings.audit_db_url is not None:
+            database_url = settings.audit_db_url.get_secret_value()
+        self.store = _open(
+            database_url,
+            pool_size=pool_size + max_overflow,
+            check=pool_pre_ping,
+            synchronous_commit=synchronous_commit,
+        )
+        self._max_payload_bytes = settings.audit_max_payload_bytes
+        self._appender = Appender(self.store.append)
+        log.info("Audit logger initialized on %s", self.store.name)
+
+    def __enter__(self) -> HashChainAuditLogger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- appending --------------------------------------------------------------------------------
+
+    def append_entry(
+        self,
+        action: str,
+        actor: str,
+        resource_type: str,
+        resource_id: str | None = None,
+        data: Any = None,
+        details: Any = None,
+        *,
+        level: str = "info",
+        event_type: str | None = None,
+        execution_id: str | None = None,
+        job_id: str | None = None,
+        entry_id: str | None = None,
+    ) -> str:
+        """Append one entry.
+
+        Args:
+            action: what was done.
+            actor: who did it.
+            resource_type, resource_id: to what.
+            data: the content of the act, any JSON (see ``canonical``).
+            details: its context, any JSON.
+            level: ``info``, ``warn``, ``error`` or ``critical``.
+            event_type: one of :class:`EventType` for lifecycle events, else a name or None.
+            execution_id, job_id: the run and step it belongs to.
+            entry_id: the caller's idempotency key: appending the same entry again changes nothing.
+
+        Returns:
+            The entry's id. The entry is durable.
+
+        Raises:
+            EntryRefusedError: a field is wrong, or the id names another entry.
+            DatabaseUnavailableError: the database does not answer.
+        """
+        draft = Draft.of(
+            action,
+            actor,
+            resource_type,
+            resource_id,
+            data,
+            details,
+            level=level,
+            event_type=event_type,
+            execution_id=execution_id,
+            job_id=job_id,
+            entry_id=entry_id,
+            max_payload_bytes=self._max_payload_bytes,
+        )
+        return self._tell(draft, self._appender.append(draft)).entry_id
+
+    async def append_entry_async(
+        self, action: str, actor: str, resource_type: str, **rest: Any
+    ) -> str:
+        """:meth:`append_entry` for coroutines; many of them share one round trip."""
+        draft = Draft.of(
+            action, actor, resource_type, **rest, max_payload_bytes=self._max_payload_bytes
+        )
+        receipt = await asyncio.wrap_future(self._appender.submit(draft))
+        return self._tell(draft, receipt).entry_id
+
+    def append_entries(self, entries: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Append many entries in order, 5,000 a transaction.
+
+        Args:
+            entries: each the keyword arguments of :meth:`append_entry`.
+
+        Returns:
+            Their ids. If an entry is refused, nothing is appended: all are checked first.
+        """
+        drafts = []
+        for place, entry in enumerate(entries):
+            try:
+                drafts.append(Draft.of(**entry, max_payload_bytes=self._max_payload_bytes))
+            except TypeError as wrong:
+                raise EntryRefusedError(f"entry {place} of the batch: {wrong}") from None
+        for start in range(0, len(drafts), 5000):
+            self.store.append(drafts[start : start + 5000])
+        return [draft.entry_id for draft in drafts]
+
+    def rollback_to_hash(
+        self, target_hash: str, *, actor: str | None = None, reason: str | None = None
+    ) -> tuple[bool, int]:
+        """Supersede everything after the entry with this hash.
+
+        Nothing is removed: a marker entry commits to the superseded range, and the default views
+        hide it.
+
+        Returns:
+            Whether there is such an entry, and how many entries are superseded.
+        """
+        try:
+            target = bytes.fromhex(target_hash)
+        except ValueError:
+            raise InvalidInputError.of("hash", target_hash, "64 hexadecimal digits") from None
+        details = canonical_json(
+            {"reason": reason}, field="details", max_bytes=self._max_payload_bytes
+        )
+        try:
+            _, removed = self.store.rollback(
+                target, new_entry_id(), actor or get_settings().user or "secmon", details
+            )
+        except NotFoundError:
+            return False, 0
+        return True, removed
+
+    def sequence(self, most: int = 1000) -> int:
+        """Move up to ``most`` entries from the outbox into the chain; how many were moved."""
+        return self.store.sequence(most)
+
+    def _tell(self, draft: Draft, receipt: Receipt) -> Receipt:
+        log.debug("Appended audit entry %s: %s by %s", draft.entry_id, draft.action, draft.actor)
+        if draft.event_type is not None:
+            log.log(
+                _CONSOLE[Level(draft.level)],
+                "%s %s %s by %s",
+                draft.event_type,
+                draft.execution_id or "",
+                draft.job_id or "",
+                draft.actor,
+            )
+        return receipt
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def get_entry(self, entry_id: str) -> AuditEntry | None:
+        """The entry with this id, or None."""
+        return self.store.get(entry_id)
+
+    def get_actor_trail(self, actor: str, *, limit: int | None = None) -> list[AuditEntry]:
+        """All that an actor did, in order."""
+        return self.find(Query(actor=actor, limit=limit))
+
+    def get_resource_trail(
+        self, resource_type: str, resource_id: str | None = None, *, limit: int | None = None
+    ) -> list[AuditEntry]:
+        """All that was done to a resource, in order."""
+        return self.find(Query(resource_type=resource_type, resource_id=resource_id, limit=limit))
+
+    def find(self, query: Query) -> list[AuditEntry]:
+        """Entries by any of actor, resource, action, level, event, execution, job and time, paged
+        by ``after_seq`` and ``limit``."""
+        return self.store.find(query)
+
+    def get_statistics(self) -> dict[str, Any]:
+        """Counts: entries, actors, actions, levels, waiting in the outbox, under a checkpoint."""
+        return self.store.statistics()
+
+    def head(self) -> Head:
+        """The end of the chain."""
+        return self.store.head()
+
+    # --- proving ----------------------------------------------------------------------------------
+
+    def verify_chain(
+        self,
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        *,
+        first_seq: int | None = None,
+        last_seq: int | None = None,
+    ) -> dict[str, Any]:
+        """Verify the chain, or a range of it; see :class:`Verification` for the keys."""
+        return self.verification(
+            start_time, end_time, first_seq=first_seq, last_seq=last_seq
+        ).to_dict()
+
+    def verification(
+        self,
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        *,
+        first_seq: int | None = None,
+        last_seq: int | None = None,
+    ) -> Verification:
+        """:meth:`verify_chain` as an object."""
+        with self.store.snapshot() as snapshot:
+            if start_time is not None:
+                first_seq = snapshot.seq_at(start_time) + 1
+            if end_time is not None:
+                last_seq = snapshot.seq_at(end_time)
+            result = verify(snapshot, first_seq=first_seq, last_seq=last_seq)
+        log.info(
+            "Chain %s: %d entries, %d invalid, %d breaks",
+            result.verdict,
+            result.total_entries,
+            result.invalid_count,
+            result.break_count,
+        )
+        return result
+
+    def export_chain(self, output_format: str = "json") -> str:
+        """The whole chain as text.
+
+        Args:
+            output_format: ``json`` or ``csv``.
+        """
+        with self.store.snapshot() as snapshot:
+            match output_format:
+                case export.Format.JSON:
+                    return "".join(export.as_json(snapshot))
+                case export.Format.CSV:
+                    return "".join(export.as_csv(snapshot))
+        raise InvalidInputError.of("output_format", output_format, ", ".join(export.Format))
+
+    def describe_guarantees(self) -> dict[str, str]:
+        """What this chain on this database prevents, detects or can't see."""
+        return self.store.guarantees()
+
+    def close(self) -> None:
+        """Finish queued appends and give up all connections."""
+        self._appender.close()
+        self.store.close()
+
+
+def _open(url: str | None, *, pool_size: int, check: bool, synchronous_commit: str) -> Store:
+    scheme = "postgresql" if url is None else scheme_of(url)
+    if scheme == "postgresql":
+        return PostgresStore(
+            url, pool_size=pool_size, check=check, synchronous_commit=synchronous_commit
+        )
+    raise InvalidInputError.of("database_url", f"{scheme}:…", "postgresql://…")
+
+
+@cache
+def _logger_for(database_url: str | None, configured: str) -> HashChainAuditLogger:
+    return HashChainAuditLogger(database_url)
+
+
+def get_audit_logger(database_url: str | None = None) -> HashChainAuditLogger:
+    """The process's logger for this URL, made once; None means the configured database."""
+    settings = get_settings()
+    urls = [
+        url.get_secret_value() if url is not None else ""
+        for url in (settings.audit_db_url, settings.database_url)
+    ]
+    return _logger_for(database_url, "\n".join([*urls, str(settings.home)]))

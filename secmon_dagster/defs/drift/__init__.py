@@ -1,0 +1,1 @@
+"""Dagster's side of drift: the check job, the due-ness sensor, and the alert sensors."""

@@ -1,0 +1,328 @@
+"""The decision: register, check, release. Every face of the gate goes through here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from secmon_dagster.database import transaction
+from secmon_dagster.errors import (
+    ApprovalRequiredError,
+    ArtifactBlockedError,
+    CheckTimeoutError,
+    GateError,
+    GateMisconfiguredError,
+    InvalidInputError,
+    NotFoundError,
+)
+from secmon_dagster.gate import history
+from secmon_dagster.gate.artifact import Artifact, Snapshot, check_name, snapshot
+from secmon_dagster.gate.isolation import strength
+from secmon_dagster.gate.policy import Policy, load_policy
+from secmon_dagster.gate.runner import run_security_check
+from secmon_dagster.gate.verdict import MonitoringResult, Outcome, Verdict, combine
+from secmon_dagster.settings import get_settings
+
+_CACHE_SIZE = 4096
+
+
+class Gatekeeper:
+    """Judges artifacts and hands out their bytes.
+
+    Args:
+        enqueue: puts audit entries into a transaction (``secmon_dagster.audit.enqueue``).
+    """
+
+    def __init__(self, *, enqueue: history.Enqueue | None = None) -> None:
+        self._enqueue = enqueue
+        self._cache: OrderedDict[tuple[str, str, str], tuple[float, Verdict]] = OrderedDict()
+
+    # --- register ---------------------------------------------------------------------------------
+
+    def register(
+        self,
+        path: Path | str,
+        name: str,
+        type: str,
+        uploaded_by: str | None,
+        *,
+        artifact_id: str | None = None,
+        is_sensitive: bool = True,
+        require_approval: bool = False,
+        monitoring_script: str | None = None,
+        url: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Hash the file and write its row; the same id again replaces the row (and voids approvals
+        if the bytes differ).
+
+        Raises:
+            InvalidInputError: name, type or path can't be.
+            NotFoundError: no file is at ``path``.
+        """
+        check_name("name", name)
+        check_name("type", type)
+        identity = check_name("artifact_id", artifact_id or uuid4().hex)
+        with self._snapshot(Path(path)) as taken, transaction(user_id=uploaded_by) as connection:
+            row = connection.cursor(row_factory=dict_row).execute(
+                """
+                INSERT INTO artifacts (id, name, type, url, path, size_bytes, sha256, uploaded_by,
+                  is_sensitive, monitoring_script, require_approval, metadata)
+                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                ON CONFLICT (id) DO UPDATE SET
+                  name = EXCLUDED.name, type = EXCLUDED.type, url = EXCLUDED.url,
+                  path = EXCLUDED.path, size_bytes = EXCLUDED.size_bytes,
+                  sha256 = EXCLUDED.sha256, uploaded_by = EXCLUDED.uploaded_by,
+                  is_sensitive = EXCLUDED.is_sensitive,
+                  monitoring_script = EXCLUDED.monitoring_script,
+                  require_approval = EXCLUDED.require_approval, metadata = EXCLUDED.metadata
+                RETURNING *
+                """,
+                (
+                    identity, name, type, url, str(Path(path).absolute()), taken.size, taken.sha256,
+                    uploaded_by, is_sensitive, monitoring_script, require_approval,
+                    Jsonb(metadata or {}),
+                ),
+            ).fetchone()  # fmt: skip
+            assert row is not None
+            seen = {"sha256": taken.sha256, "size_bytes": taken.size, "name": name}
+            self._audit(connection, "artifact.registered", uploaded_by, identity, seen)
+        return _artifact(row)
+
+    def find(self, artifact_id: str) -> Artifact:
+        """The artifact.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with transaction() as connection:
+            return self._find(connection, artifact_id)
+
+    # --- check ------------------------------------------------------------------------------------
+
+    def check(
+        self,
+        artifact_id: str,
+        *,
+        user_id: str | None = None,
+        run_id: str | None = None,
+        fresh: bool = False,
+    ) -> Verdict:
+        """Judge the artifact's bytes and write the verdict: one row and one audit entry.
+
+        A verdict of the last hour on the same bytes, scripts and policy is reused unless ``fresh``.
+
+        Raises:
+            NotFoundError: no such artifact, or its file is gone.
+            InvalidInputError: its path is no regular file.
+            DatabaseError: nothing was written, and nothing may be released.
+        """
+        with transaction() as connection:
+            artifact = self._find(connection, artifact_id)
+            policy = load_policy(connection)
+        if artifact.path is None:
+            return self._judge(artifact, policy, None, user_id, run_id, fresh)
+        with self._snapshot(artifact.path) as taken:
+            return self._judge(artifact, policy, taken, user_id, run_id, fresh)
+
+    def _judge(
+        self,
+        artifact: Artifact,
+        policy: Policy,
+        taken: Snapshot | None,
+        user_id: str | None,
+        run_id: str | None,
+        fresh: bool,
+    ) -> Verdict:
+        sha256 = taken.sha256 if taken else None
+        digest = policy.digest(artifact)
+        key = (artifact.id, sha256 or "", digest)
+        cached = None if fresh else self._cached(key)
+        changed = taken is not None and artifact.sha256 not in (None, sha256)
+        if changed:
+            result = _changed(artifact, sha256)
+        elif cached is not None:
+            result = replace(cached.result, execution_duration_ms=0.0)
+        else:
+            result = self._run(artifact, policy, taken)
+        with transaction(user_id=user_id) as connection:
+            if taken is not None and artifact.sha256 is None:
+                connection.execute(
+                    "UPDATE artifacts SET sha256 = %s, size_bytes = %s "
+                    "WHERE id = %s AND sha256 IS NULL",
+                    (sha256, taken.size, artifact.id),
+                )
+            verdict = history.save_monitoring_result(
+                result,
+                user_id=user_id,
+                run_id=run_id,
+                sha256=sha256,
+                policy_digest=digest,
+                cached_from=None if cached is None or changed else cached.check_id,
+                enqueue=self._enqueue,
+                connection=connection,
+            )
+        if cached is None and result.outcome in (Outcome.ALLOW, Outcome.WARN, Outcome.BLOCK):
+            self._cache[key] = (time.monotonic(), verdict)
+            while len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return verdict
+
+    def _run(self, artifact: Artifact, policy: Policy, taken: Snapshot | None) -> MonitoringResult:
+        return combine(
+            [
+                run_security_check(
+                    artifact.id,
+                    artifact.name,
+                    artifact.type,
+                    script_name=script,
+                    size=taken.size if taken else artifact.size_bytes,
+                    path=taken.path if taken else None,
+                    sha256=taken.sha256 if taken else None,
+                    url=artifact.url,
+                    config=policy.config,
+                    timeout=policy.timeout,
+                    max_output=policy.max_output,
+                )
+                for script in policy.scripts_for(artifact)
+            ]
+        )
+
+    def _cached(self, key: tuple[str, str, str]) -> Verdict | None:
+        found = self._cache.get(key)
+        if found is None or time.monotonic() - found[0] >= get_settings().gate_cache_seconds:
+            return None
+        return found[1]
+
+    # --- release ----------------------------------------------------------------------------------
+
+    def open_released(self, artifact_id: str, *, user_id: str | None = None) -> BinaryIO:
+        """The artifact's bytes, if the newest verdict on exactly these bytes lets them pass.
+
+        The file is copied and hashed now, the verdict looked up for that hash under the policy in
+        force, and what is returned is the copy: nothing happens to it after its hash.
+
+        Raises:
+            ArtifactBlockedError: the verdict blocks, there is none, the bytes are not those that
+                were registered, or the sandbox was weaker than demanded.
+            ApprovalRequiredError: nobody approved these bytes.
+            CheckTimeoutError, GateMisconfiguredError: the check could not be made.
+            NotFoundError: no such artifact or file.
+        """
+        with transaction() as connection:
+            artifact = self._find(connection, artifact_id)
+            policy = load_policy(connection)
+        if artifact.path is None:
+            raise NotFoundError(f"artifact {artifact_id!r} has no file", artifact_id=artifact_id)
+        with self._snapshot(artifact.path) as taken:
+            if artifact.sha256 not in (None, taken.sha256):
+                raise ArtifactBlockedError(
+                    f"artifact {artifact_id!r} has SHA-256 {taken.sha256} on disk, "
+                    f"{artifact.sha256} was registered",
+                    hint="register the new bytes; they need a check of their own",
+                    artifact_id=artifact_id,
+                )
+            with transaction() as connection:
+                verdict = history.latest_verdict(
+                    connection, artifact.id, taken.sha256, policy.digest(artifact)
+                )
+                self._require(artifact, verdict)
+            return os.fdopen(os.dup(taken.descriptor), "rb")
+
+    def _require(self, artifact: Artifact, verdict: Verdict | None) -> None:
+        if verdict is None:
+            raise ArtifactBlockedError(
+                f"artifact {artifact.id!r} has no verdict on these bytes under the policy in force",
+                hint=f"secmon gate check --artifact {artifact.id}",
+                artifact_id=artifact.id,
+            )
+        if not verdict.allowed:
+            raise refusal(verdict)
+        demanded = get_settings().gate_min_isolation
+        if strength(verdict.result.isolation) < strength(demanded):
+            raise ArtifactBlockedError(
+                f"artifact {artifact.id!r} was checked under {verdict.result.isolation}; "
+                f"SECMON_GATE_MIN_ISOLATION demands {demanded}",
+                artifact_id=artifact.id,
+                verdict=verdict,
+            )
+        if artifact.require_approval:
+            raise ApprovalRequiredError(
+                f"artifact {artifact.id!r} needs the approval of a second person",
+                artifact_id=artifact.id,
+                verdict=verdict,
+            )
+
+    # --- shared -----------------------------------------------------------------------------------
+
+    def _snapshot(self, path: Path) -> Any:
+        settings = get_settings()
+        return snapshot(path, settings.home / "gate", max_bytes=settings.gate_max_bytes)
+
+    def _find(self, connection: psycopg.Connection[Any], artifact_id: str) -> Artifact:
+        if "\0" in artifact_id:
+            raise InvalidInputError.of("artifact_id", artifact_id, "text without NUL")
+        row = (
+            connection.cursor(row_factory=dict_row)
+            .execute("SELECT * FROM artifacts WHERE id = %s", (artifact_id,))
+            .fetchone()
+        )
+        if row is None:
+            raise NotFoundError(f"no artifact has id {artifact_id!r}", artifact_id=artifact_id)
+        return _artifact(row)
+
+    def _audit(
+        self,
+        connection: psycopg.Connection[Any],
+        action: str,
+        actor: str | None,
+        artifact_id: str,
+        data: dict[str, Any],
+    ) -> None:
+        if self._enqueue is not None:
+            self._enqueue(
+                connection, action=action, actor=actor or "gate", resource_type="artifact",
+                resource_id=artifact_id, data=data,
+            )  # fmt: skip
+
+
+def refusal(verdict: Verdict) -> GateError:
+    """The exception for a verdict that doesn't let pass."""
+    name = verdict.result.artifact_id
+    context: dict[str, Any] = {"artifact_id": name, "verdict": verdict}
+    if verdict.outcome is Outcome.TIMEOUT:
+        return CheckTimeoutError(f"the check of artifact {name!r} did not end in time", **context)
+    if verdict.outcome in (Outcome.NO_INTERPRETER, Outcome.SCRIPT_ERROR):
+        return GateMisconfiguredError(
+            f"the check of artifact {name!r} could not be made (exit code "
+            f"{verdict.result.exit_code}, {verdict.result.script_name})",
+            **context,
+        )
+    reasons = "; ".join(str(f.get("message", f.get("rule", "?"))) for f in verdict.findings[:3])
+    message = f"artifact {name!r} is blocked: {reasons or 'by its check'}"
+    return ArtifactBlockedError(message, **context)
+
+
+def _changed(artifact: Artifact, sha256: str | None) -> MonitoringResult:
+    message = f"the file has SHA-256 {sha256}, {artifact.sha256} was registered"
+    return MonitoringResult(
+        artifact_id=artifact.id,
+        script_name="gate",
+        exit_code=2,
+        findings=({"level": "block", "rule": "bytes-changed", "message": message},),
+        recommendation="block",
+        script_digest="",
+    )
+
+
+def _artifact(row: dict[str, Any]) -> Artifact:
+    return Artifact(**{**row, "path": Path(row["path"]) if row["path"] else None})

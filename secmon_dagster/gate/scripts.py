@@ -1,0 +1,123 @@
+"""Security scripts: found by name, fingerprinted, and told what to judge.
+
+A script is a program: arguments in, one JSON object on stdout, exit code out. ``.py`` runs on our
+Python, ``.js`` on node, anything else by its ``#!`` line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from secmon_dagster.gate.scanner import __file__ as scanner_file
+
+SCANNER_FOLDER = Path(scanner_file).resolve().parent
+
+
+class ScriptMissingError(Exception):
+    """No such script in the folder of scripts; the message is for people."""
+
+
+class InterpreterMissingError(Exception):
+    """The script's interpreter is not installed; the message is for people."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script that exists. ``digest`` covers it and what the bundled ones import."""
+
+    name: str
+    path: Path
+    digest: str
+
+    def command(self) -> list[str]:
+        """Interpreter and script, to be followed by arguments.
+
+        Raises:
+            InterpreterMissingError: node (for ``.js``) or the interpreter of ``#!`` is missing.
+            ScriptMissingError: neither a known extension nor an executable ``#!`` file.
+        """
+        if self.path.suffix == ".py":
+            return [sys.executable, "-I", "-B", str(self.path)]
+        if self.path.suffix in (".js", ".mjs", ".cjs"):
+            node = shutil.which("node")
+            if node is None:
+                raise InterpreterMissingError("Node.js executable not found")
+            return [node, str(self.path)]
+        with self.path.open("rb") as file:
+            first = file.readline(256)
+        if not first.startswith(b"#!"):
+            raise ScriptMissingError(
+                f"Security script {self.name} has no known extension (.py, .js) and no #! line"
+            )
+        if not os.access(self.path, os.X_OK):
+            raise ScriptMissingError(f"Security script {self.name} is not executable")
+        words = first[2:].decode("utf-8", "replace").split()
+        target = words[-1] if words and words[0].endswith("/env") and len(words) > 1 else words[0]
+        if shutil.which(target) is None:
+            raise InterpreterMissingError(f"Interpreter {target} of {self.name} not found")
+        return [str(self.path)]
+
+
+def find_script(name: str, folder: Path) -> Script:
+    """The script called ``name`` in ``folder``; nothing outside of it.
+
+    The documented names of the first scripts (``default-check.js``) find today's
+    (``default_check.py``) where no file has the old name.
+
+    Raises:
+        ScriptMissingError: there is none.
+    """
+    missing = ScriptMissingError(f"Security script not found: {name}")
+    if not name or "\0" in name or name.startswith("-"):
+        raise missing
+    folder = folder.resolve()
+    renamed = Path(name).stem.replace("-", "_") + ".py"
+    for candidate in (folder / name, folder / renamed):
+        path = candidate.resolve()
+        if path.is_relative_to(folder) and path.is_file():
+            return Script(path.name, path, _script_digest(path, folder))
+    raise missing
+
+
+def _script_digest(path: Path, folder: Path) -> str:
+    """SHA-256 over the script and, for the bundled ones, all they import."""
+    files = [path]
+    if path.suffix == ".py":
+        files += sorted(folder.glob("check_*.py"))
+        files += sorted(SCANNER_FOLDER.glob("*.py")) + sorted(SCANNER_FOLDER.glob("*/*.toml"))
+    signature = tuple(
+        (str(file), status.st_mtime_ns, status.st_size, status.st_ino)
+        for file in files
+        for status in (file.stat(),)
+    )
+    return _digest_files(signature)
+
+
+@lru_cache(maxsize=256)
+def _digest_files(signature: tuple[tuple[str, int, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _, _ in signature:
+        content = hashlib.sha256(Path(path).read_bytes()).digest()
+        digest.update(Path(path).name.encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def script_arguments(**values: str | int | None) -> list[str]:
+    """``--key value`` for each value that is given.
+
+    A value that begins with ``-`` is written ``--key=value``, so that no parser takes it for an
+    option.
+    """
+    arguments: list[str] = []
+    for key, value in values.items():
+        if value is None:
+            continue
+        option, text = "--" + key.replace("_", "-"), str(value)
+        arguments += [f"{option}={text}"] if text.startswith("-") else [option, text]
+    return arguments

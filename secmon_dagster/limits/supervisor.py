@@ -1,0 +1,417 @@
+"""One selector over all boxes: their channels, exits, out-of-memory alarms and deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from secmon_dagster.limits import entry
+from secmon_dagster.limits.backends import Backend
+from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
+from secmon_dagster.limits.evidence import MB, KillReason, not_enforced
+from secmon_dagster.limits.link import Link
+from secmon_dagster.limits.network import Attempt
+from secmon_dagster.limits.network_filter import has_filters
+from secmon_dagster.limits.watched import (
+    STRAIGHT_TO_KILL,
+    CpuWindows,
+    Decided,
+    Frame,
+    Notice,
+    Started,
+    Warned,
+    Watched,
+    escalation,
+    outcome,
+)
+from secmon_dagster.limits.zygote import Exit, Zygote, ZygoteLost
+
+MONITOR_EVERY = 5.0
+"""Seconds between looks for metrics and sustained CPU; memory and time don't wait for them."""
+
+_KILL_AGAIN = 0.005
+_GIVE_UP = 30.0
+
+
+class Supervisor:
+    """Starts processes in boxes and watches them. Not thread-safe except for :meth:`call`.
+
+    Args:
+        backend: where boxes come from; the caller closes it.
+        new_zygote: starts a warm zygote; called again if one is lost.
+        grace: seconds between asking a process to stop and ending it.
+        monitor_every: window of CPU and metrics, seconds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        new_zygote: Callable[[], Zygote],
+        *,
+        grace: float = 5.0,
+        monitor_every: float = MONITOR_EVERY,
+    ) -> None:
+        self._backend = backend
+        self._new_zygote = new_zygote
+        self._grace = grace
+        self._monitor_every = monitor_every
+        self._watched: dict[str, Watched] = {}
+        self._by_pid: dict[int, Watched] = {}
+        self._notices: deque[Notice] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
+        self._serial = 0
+        self._zygote: Zygote | None = None
+        # Should the zygote die, its children come to us and their exit status with them.
+        entry.become_subreaper()
+
+    # --- what callers ask for ---------------------------------------------------------------------
+
+    def warm(self) -> None:
+        """Start the zygote if there is none.
+
+        Raises:
+            ZygoteLost: it could not be started; the message says why.
+        """
+        if self._zygote is None:
+            zygote = self._new_zygote()
+            self._zygote = zygote
+            self._selector.register(zygote, selectors.EVENT_READ, self._collect)
+
+    def start(
+        self, key: str, spec: bytes, limits: ResourceLimits, *, grace: float | None = None
+    ) -> None:
+        """Start a process; :class:`Started` follows, or this raises and nothing was started.
+
+        Args:
+            key: names the process in all notices; unique among those running.
+            spec: given to the zygote's handler.
+
+        Raises:
+            LimitsError: no box, no zygote, no fork.
+        """
+        complete = limits.merge(DEFAULT_LIMITS)
+        self._serial += 1
+        box = self._backend.create(f"box-{self._serial}", complete)
+        ours, theirs = socket.socketpair()
+        try:
+            with tempfile.TemporaryFile() as document:
+                document.write(spec)
+                document.flush()
+                plan = {
+                    **box.plan(),
+                    "network": complete.allow_network is not False,
+                    "notify": has_filters(),
+                }
+                pid, pidfd = self._fork(plan, theirs.fileno(), document.fileno())
+        except BaseException:
+            ours.close()
+            box.destroy()
+            raise
+        finally:
+            theirs.close()
+        now = time.monotonic()
+        watched = Watched(
+            key=key,
+            limits=complete,
+            box=box,
+            pid=pid,
+            pidfd=pidfd,
+            link=Link(
+                ours,
+                self._selector,
+                heard=lambda payload: self._notices.append(Frame(key, payload)),
+                refused=lambda reason: self.end(key, KillReason.ENTRY, reason),
+                attempted=lambda attempt: self._attempted(watched, attempt),
+                corrupted=lambda detail: self.end(key, KillReason.PROTOCOL, detail),
+            ),
+            started=now,
+            grace=self._grace if grace is None else grace,
+            deadline=now + (complete.max_execution_time_ms or 0) / 1000,
+            next_look=now,
+            next_monitor=now + self._monitor_every,
+            windows=CpuWindows(complete.max_cpu_percent),
+        )
+        box.adopt(pid)
+        self._watched[key] = self._by_pid[pid] = watched
+        for descriptor in box.alarms():
+            self._selector.register(
+                descriptor, selectors.EVENT_READ, lambda: self._look(watched, time.monotonic())
+            )
+        self._notices.append(Started(key, pid))
+
+    def send(self, key: str, data: bytes) -> None:
+        """Send bytes to a process, in order, without waiting for it to read them."""
+        watched = self._watched.get(key)
+        if watched is not None:
+            watched.link.send(data)
+
+    def consumed(self, key: str, size: int) -> None:
+        """A frame of ``size`` bytes was dealt with: its sender may send on."""
+        watched = self._watched.get(key)
+        if watched is not None:
+            watched.link.consumed(size)
+
+    def end(self, key: str, reason: KillReason, detail: str | None = None) -> None:
+        """End a process for ``reason``; :class:`Ended` follows."""
+        watched = self._watched.get(key)
+        if watched is not None:
+            watched.detail = watched.detail or detail
+            self._decide(watched, reason, time.monotonic(), None)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have ``function`` run by the thread in :meth:`run_once`. Safe from any thread."""
+        self._calls.append(function)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"!")
+
+    @property
+    def running(self) -> int:
+        return len(self._watched)
+
+    def readings(self) -> dict[str, Watched]:
+        """Those running, with their last reading."""
+        return dict(self._watched)
+
+    def end_all(self) -> None:
+        """End everything that runs and let the zygote go."""
+        for watched in self._watched.values():
+            if watched.exit is None:
+                self._decide(watched, KillReason.SHUTDOWN, time.monotonic(), None)
+        until = time.monotonic() + _GIVE_UP
+        while self._watched and time.monotonic() < until:
+            self.run_once(0.1)
+        if self._zygote is not None:
+            self._selector.unregister(self._zygote)
+            self._zygote.close()
+            self._zygote = None
+
+    def close(self) -> None:
+        """:meth:`end_all`, and give back what the supervisor itself holds."""
+        self.end_all()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        entry.become_subreaper(on=False)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def run_once(self, timeout: float | None) -> list[Notice]:
+        """Wait for at most ``timeout`` seconds, act on what is due, tell what happened."""
+        if not self._notices:
+            due = self._next_timer()
+            if due is not None:
+                left = max(0.0, due - time.monotonic())
+                timeout = left if timeout is None else min(timeout, left)
+            for ready, _ in self._selector.select(timeout):
+                ready.data()
+        self._timers(time.monotonic())
+        notices = list(self._notices)
+        self._notices.clear()
+        return notices
+
+    def _next_timer(self) -> float | None:
+        due = [
+            moment
+            for watched in self._watched.values()
+            for moment in (
+                watched.deadline,
+                watched.escalation[0][0] if watched.escalation else None,
+                watched.next_monitor,
+                watched.next_look if self._backend.look_every is not None else None,
+                watched.ended_at if watched.exit is not None else None,
+            )
+            if moment is not None
+        ]
+        return min(due, default=None)
+
+    def _timers(self, now: float) -> None:
+        for watched in list(self._watched.values()):
+            if watched.exit is not None:
+                if now >= watched.ended_at:
+                    self._finish(watched, now)
+                continue
+            if watched.deadline is not None and now >= watched.deadline:
+                watched.deadline = None
+                self._passed(watched, KillReason.TIME, now, now - watched.started)
+            if watched.escalation and now >= watched.escalation[0][0]:
+                self._escalate(watched, now)
+            if self._backend.look_every is not None and now >= watched.next_look:
+                watched.next_look = now + self._backend.look_every
+                self._look(watched, now)
+            if now >= watched.next_monitor:
+                watched.next_monitor = now + self._monitor_every
+                self._monitor(watched, now)
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 65536)
+        while self._calls:
+            self._calls.popleft()()
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def _look(self, watched: Watched, now: float) -> None:
+        reading = watched.reading = watched.box.read()
+        if reading.out_of_memory:
+            self._decide(watched, KillReason.MEMORY, now, reading.memory_bytes)
+        elif reading.forks_refused:
+            self._decide(watched, KillReason.PROCESSES, now, reading.processes)
+
+    def _monitor(self, watched: Watched, now: float) -> None:
+        self._look(watched, now)
+        limits, reading = watched.limits, watched.reading
+        used = watched.windows.sustained(now, reading)
+        if used is not None:
+            self._passed(watched, KillReason.CPU, now, used)
+        over = (
+            not limits.enforce_memory_limit
+            and limits.max_memory_mb is not None
+            and (reading.memory_bytes or 0) > limits.max_memory_mb * MB
+        )
+        if over:
+            self._passed(watched, KillReason.MEMORY, now, reading.memory_bytes)
+
+    def _attempted(self, watched: Watched, attempt: Attempt) -> None:
+        watched.attempts += 1
+        watched.detail = watched.detail or str(attempt)
+        self._passed(watched, KillReason.NETWORK, time.monotonic(), watched.attempts)
+
+    def _passed(
+        self, watched: Watched, reason: KillReason, now: float, observed: float | None
+    ) -> None:
+        """A limit was passed: end the process, or say so once where the limit is only watched."""
+        limits = watched.limits
+        enforced = {
+            KillReason.TIME: limits.enforce_time_limit,
+            KillReason.CPU: limits.enforce_cpu_limit,
+            KillReason.MEMORY: limits.enforce_memory_limit,
+            KillReason.NETWORK: limits.enforce_network_limit,
+        }[reason]
+        if enforced:
+            self._decide(watched, reason, now, observed)
+        elif reason not in watched.warned:
+            watched.warned.add(reason)
+            violation = not_enforced(
+                limits,
+                reason,
+                enforcement=self._backend.name,
+                observed=observed,
+                detail=watched.detail,
+                counters=dict(watched.reading.counters),
+            )
+            self._notices.append(Warned(watched.key, violation))
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def _decide(
+        self, watched: Watched, reason: KillReason, now: float, observed: float | None
+    ) -> None:
+        straight = reason in STRAIGHT_TO_KILL
+        if watched.reason is not None and not straight:
+            return
+        if watched.reason is None:
+            watched.reason, watched.observed = reason, observed
+            self._notices.append(Decided(watched.key, reason))
+        watched.escalation = escalation(reason, now, watched.grace)
+        self._escalate(watched, now)
+
+    def _escalate(self, watched: Watched, now: float) -> None:
+        while watched.escalation and now >= watched.escalation[0][0]:
+            _, number = watched.escalation.pop(0)
+            if number is None:
+                watched.box.kill()
+                watched.escalation = [(now + _KILL_AGAIN, None)]
+                return
+            self._signal(watched, number)
+
+    def _signal(self, watched: Watched, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if watched.pidfd is not None:
+                signal.pidfd_send_signal(watched.pidfd, number)
+            else:
+                os.kill(watched.pid, number)
+
+    def _collect(self) -> None:
+        if self._zygote is None:
+            return
+        try:
+            exits = self._zygote.exits()
+        except ZygoteLost:
+            self._lose_zygote()
+            return
+        for report in exits:
+            watched = self._by_pid.get(report.pid)
+            if watched is not None:
+                self._exited(watched, report)
+
+    def _lose_zygote(self) -> None:
+        if self._zygote is None:
+            return
+        self._selector.unregister(self._zygote)
+        self._zygote.close()
+        self._zygote = None
+        for watched in self._watched.values():
+            if watched.exit is None and watched.pidfd is not None:
+                watched.adopted = True
+                self._selector.register(
+                    watched.pidfd, selectors.EVENT_READ, lambda w=watched: self._wait_for(w)
+                )
+
+    def _wait_for(self, watched: Watched) -> None:
+        try:
+            _, status, usage = os.wait4(watched.pid, os.WNOHANG)
+            report = Exit(watched.pid, status, usage.ru_utime + usage.ru_stime)
+        except ChildProcessError:
+            report = Exit(watched.pid, signal.SIGKILL)
+        self._exited(watched, report)
+
+    def _exited(self, watched: Watched, report: Exit) -> None:
+        watched.exit = report
+        watched.ended_at = time.monotonic()
+        watched.give_up = watched.ended_at + _GIVE_UP
+
+    def _finish(self, watched: Watched, now: float) -> None:
+        if not watched.box.kill() and now < (watched.give_up or now):
+            watched.ended_at = now + _KILL_AGAIN
+            return
+        watched.link.drain()
+        ended = outcome(watched, self._backend.name, now)
+        self._release(watched)
+        self._notices.append(ended)
+
+    def _release(self, watched: Watched) -> None:
+        for descriptor in watched.box.alarms():
+            self._selector.unregister(descriptor)
+        watched.link.close()
+        if watched.pidfd is not None:
+            if watched.adopted:
+                self._selector.unregister(watched.pidfd)
+            os.close(watched.pidfd)
+        watched.box.destroy()
+        del self._watched[watched.key]
+        self._by_pid.pop(watched.pid, None)
+
+    # --- the channel ------------------------------------------------------------------------------
+
+    def _fork(self, plan: dict[str, Any], channel: int, spec: int) -> tuple[int, int | None]:
+        self.warm()
+        if self._zygote is None:
+            raise ZygoteLost("no process that starts steps")
+        try:
+            return self._zygote.start(plan, channel, spec)
+        except ZygoteLost:
+            # Once more with a fresh one: the old one may have been killed by a step.
+            self._lose_zygote()
+            self.warm()
+            return self._zygote.start(plan, channel, spec)

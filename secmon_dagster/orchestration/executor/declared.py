@@ -1,0 +1,62 @@
+"""Which limits bind a step: configuration, op tags, layer, defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from secmon_dagster.errors import InvalidLimitsError
+from secmon_dagster.limits.declaration import DEFAULT_LIMITS, LAYER_TAG, ResourceLimits
+from secmon_dagster.limits.layers import LAYERS, layer_limits, tightened
+from secmon_dagster.orchestration.dagster_internals import IExecutionStep
+from secmon_dagster.orchestration.executor.config import ExecutorConfig
+
+
+def limits_of(
+    op_name: str,
+    tags: Mapping[str, str],
+    run_tags: Mapping[str, str],
+    config: ExecutorConfig,
+    layers: Mapping[str, ResourceLimits] = LAYERS,
+) -> ResourceLimits:
+    """Complete limits of a step.
+
+    What the run's configuration says of the op wins over the op's tags, and those over the
+    defaults; a layer, of the op or else of the run, binds them all.
+
+    Raises:
+        InvalidLimitsError: naming the op, the field, its value and its range.
+    """
+    try:
+        declared = ResourceLimits.from_tags(tags) or ResourceLimits()
+        declared = config.per_op_limits.get(op_name, ResourceLimits()).merge(declared)
+        complete = declared.merge(config.default_limits).merge(DEFAULT_LIMITS)
+        layer = tags.get(LAYER_TAG) or run_tags.get(LAYER_TAG)
+        if layer is not None:
+            complete = tightened(complete, layer_limits(layer, layers))
+        complete.validate(for_step=True)
+    except InvalidLimitsError as wrong:
+        raise InvalidLimitsError(f"op {op_name}: {wrong.message}", **wrong.context) from None
+    return complete
+
+
+def check_plan(
+    steps: Iterable[IExecutionStep],
+    run_tags: Mapping[str, str],
+    config: ExecutorConfig,
+    layers: Mapping[str, ResourceLimits] = LAYERS,
+) -> None:
+    """Check every step's limits before the first one runs.
+
+    Raises:
+        InvalidLimitsError: naming the op; also for one that alone is over the memory budget.
+    """
+    for step in steps:
+        name = step.node_handle.name
+        declared = limits_of(name, step.tags or {}, run_tags, config, layers)
+        memory = declared.max_memory_mb or 0
+        if memory > config.memory_budget_mb:
+            raise InvalidLimitsError(
+                f"op {name}: max_memory_mb is {memory:g}; allowed: up to the memory budget of"
+                f" {config.memory_budget_mb:g} MB",
+                hint="Raise the executor's memory_budget or lower the op's memory limit.",
+            )

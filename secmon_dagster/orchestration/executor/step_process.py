@@ -1,0 +1,79 @@
+"""A step inside its box: execute it as Dagster does and send what it has to say."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from dagster import DagsterEvent, DagsterInstance, MetadataValue
+
+from secmon_dagster.orchestration.dagster_internals import (
+    DagsterExecutionInterruptedError,
+    capture_interrupts,
+    create_context_free_log_manager,
+    create_execution_plan,
+    divert_events,
+    execute_plan_iterator,
+    serializable_error_info_from_exc_info,
+)
+from secmon_dagster.orchestration.executor.messages import StepLink
+from secmon_dagster.orchestration.executor.run_spec import RunSpec, StepSpec
+
+
+class StepProcess:
+    """Called in each fork of the zygote."""
+
+    def __init__(self, spec: RunSpec, instance: DagsterInstance) -> None:
+        self._spec = spec
+        self._instance = instance
+
+    def __call__(self, document: bytes, channel: socket.socket) -> int:
+        """Execute the step that ``document`` names; returns the process's exit code."""
+        step = StepSpec.from_json(document)
+        link = StepLink(channel)
+        divert_events(self._instance, link.event)
+        _reseed()
+        with capture_interrupts():
+            try:
+                self._execute(step)
+            except (Exception, KeyboardInterrupt, DagsterExecutionInterruptedError):
+                link.error(serializable_error_info_from_exc_info(sys.exc_info()))
+            else:
+                link.done()
+        return 0
+
+    def _execute(self, step: StepSpec) -> None:
+        spec = self._spec
+        DagsterEvent.step_worker_started(
+            create_context_free_log_manager(self._instance, spec.run),
+            spec.run.job_name,
+            message=f'Executing step "{step.step_key}" in subprocess.',
+            metadata={"pid": MetadataValue.text(str(os.getpid()))},
+            step_key=step.step_key,
+        )
+        plan = create_execution_plan(
+            job=spec.job,
+            run_config=spec.run_config,
+            step_keys_to_execute=[step.step_key],
+            known_state=step.known_state,
+            repository_load_data=spec.repository_load_data,
+        )
+        events = execute_plan_iterator(
+            plan,
+            spec.job,
+            spec.run,
+            run_config=spec.run_config,
+            retry_mode=spec.retries.for_inner_plan(),
+            instance=self._instance,
+        )
+        for _ in events:
+            # Each event was sent when it was logged; the iterator only has to be driven.
+            continue
+
+
+def _reseed() -> None:
+    """Give numpy's global generator a state of its own; ``random`` sees to itself after a fork."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()

@@ -1,0 +1,122 @@
+"""The program of a run's zygote: get warm, then fork steps.
+
+Started by :func:`start_zygote`, in a session of its own, so that what ends the run's process group
+doesn't end the one that must clean up after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dagster import DagsterInstance
+
+from secmon_dagster.errors import InvalidInputError, SecmonError
+from secmon_dagster.limits.zygote import Control, Handler, Zygote, serve
+from secmon_dagster.orchestration.dagster_internals import (
+    create_execution_plan,
+    write_logs_to_files_only,
+)
+from secmon_dagster.orchestration.executor.run_spec import RunSpec
+
+# Modules a step imports on its way that loading the job doesn't: 0.2 s a step if left to it.
+_LAZY_MODULES = (
+    "asyncio",
+    "dagster._core.execution.plan.execute_step",
+    "dagster._core.storage.fs_io_manager",
+    "secmon_dagster.orchestration.executor.step_process",
+)
+
+_BOOTSTRAP = (
+    "import json, os, sys; sys.path[:] = json.loads(sys.argv[3]); os.chdir(sys.argv[4]);"
+    "from secmon_dagster.orchestration.executor.zygote_main import main;"
+    "main(int(sys.argv[1]), int(sys.argv[2]))"
+)
+
+
+def start_zygote(spec: RunSpec) -> Zygote:
+    """Start a zygote for a run and wait until it is warm.
+
+    Raises:
+        ZygoteLost: the job or a module to preload can't be loaded; the message says which and why.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs, tempfile.TemporaryFile() as document:
+        document.write(spec.to_json())
+        document.flush()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", _BOOTSTRAP),
+                *(str(theirs.fileno()), str(document.fileno())),
+                *(json.dumps(spec.path), spec.working_directory),
+            ],
+            pass_fds=(theirs.fileno(), document.fileno()),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    # The zygote is waited for by its pid; a Popen that is collected would warn about it.
+    process.returncode = 0
+    zygote = Zygote(ours, process.pid)
+    try:
+        zygote.wait_until_ready()
+    except SecmonError:
+        zygote.close()
+        raise
+    return zygote
+
+
+def main(link_fd: int, spec_fd: int) -> None:
+    """Be the zygote; returns when the run's process is gone or done."""
+    link = socket.socket(fileno=link_fd)
+    for descriptor in (link_fd, spec_fd):
+        os.set_inheritable(descriptor, False)
+    try:
+        with os.fdopen(spec_fd, "rb") as source:
+            source.seek(0)
+            spec = RunSpec.from_json(source.read())
+        handler = warm_up(spec)
+    except Exception as failed:
+        # Whatever user code raises on import; the run's process reports it.
+        reason = f"{type(failed).__name__}: {failed}"
+        Control(link).send({"op": "ready", "error": f"the job could not be loaded: {reason}"})
+        raise
+    serve(link, handler, folders=[Path(name) for name in spec.folders], guard=spec.guard)
+
+
+def warm_up(spec: RunSpec) -> Handler:
+    """Import and build all that steps share; returns what runs one of them."""
+    for module in spec.preload_modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as missing:
+            raise InvalidInputError(
+                f"preload_modules: {module!r} can't be imported: {missing}"
+            ) from missing
+    for module in _LAZY_MODULES:
+        importlib.import_module(module)
+    if spec.capture_compute_logs:
+        write_logs_to_files_only()
+    home = spec.job.get_module()
+    if home is not None:
+        # Dagster's loader leaves out the first entry of the path, the folder of a script that
+        # called it; a module found only there is in sys.modules of the run's process, so let it be
+        # in ours. Where this fails, the loader says why.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(home)
+    instance = DagsterInstance.from_ref(spec.instance)
+    # Loads the job and, on the way, everything a plan needs.
+    create_execution_plan(
+        job=spec.job,
+        run_config=spec.run_config,
+        repository_load_data=spec.repository_load_data,
+    )
+    from secmon_dagster.orchestration.executor.step_process import StepProcess
+
+    return StepProcess(spec, instance)
