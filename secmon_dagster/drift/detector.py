@@ -159,6 +159,8 @@ def _discount(
     feature: FeatureDrift, q: float | None, missing_q: float | None, tested: int
 ) -> FeatureDrift:
     feature = replace(feature, q_value=q)
+    if tested < 2:  # nothing to correct for: the gate alone decides
+        return feature
     if feature.missing_level and missing_q is not None and missing_q > FALSE_DISCOVERY_RATE:
         feature = replace(feature, missing_level=AlertLevel.NORMAL)
     if feature.psi_level is None:
