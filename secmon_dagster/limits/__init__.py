@@ -4,6 +4,7 @@ Stands on the ground: no database, no Dagster. ``limits(...)`` declares, ``run_b
 program or a function in a box, ``Supervisor`` runs many, ``probe`` tells what this machine can do.
 """
 
+from secmon_dagster.limits.box import BoxedResult, run_boxed
 from secmon_dagster.limits.capabilities import Capabilities, probe
 from secmon_dagster.limits.declaration import (
     DEFAULT_LIMITS,
@@ -20,6 +21,7 @@ __all__ = [
     "LAYERS",
     "LAYER_TAG",
     "LIMITS_TAG",
+    "BoxedResult",
     "Capabilities",
     "ResourceLimits",
     "ResourceUsage",
@@ -29,5 +31,6 @@ __all__ = [
     "layer_limits",
     "limits",
     "probe",
+    "run_boxed",
     "tightened",
 ]

@@ -16,6 +16,7 @@ from secmon_dagster.limits.backends.cgroup1 import CONTROLLERS as VERSION1_CONTR
 from secmon_dagster.limits.backends.cgroup2 import CONTROLLERS as VERSION2_CONTROLLERS
 from secmon_dagster.limits.backends.hierarchy import find_hierarchies, writable
 from secmon_dagster.limits.declaration import DEFAULT_LIMITS
+from secmon_dagster.limits.network_filter import has_filters
 from secmon_dagster.limits.proc import started_at, stat_of
 
 BackendName = Literal["auto", "cgroup2", "cgroup1", "sampled"]
@@ -56,7 +57,7 @@ def probe() -> Capabilities:
         writable_controllers=tuple(sorted(controllers)),
         network_namespaces=_child_can("entry.leave_the_network()"),
         user_namespaces=_child_can("entry.unshare(entry.CLONE_NEWUSER)"),
-        seccomp_notify=_has_seccomp_notify(),
+        seccomp_notify=has_filters(),
         reasons=tuple(reasons),
     )
 
@@ -155,11 +156,3 @@ def _child_can(expression: str) -> bool:
         [sys.executable, "-I", "-S", "-c", script], capture_output=True, check=False, timeout=30
     )
     return done.returncode == 0
-
-
-def _has_seccomp_notify() -> bool:
-    try:
-        actions = Path("/proc/sys/kernel/seccomp/actions_avail").read_text().split()
-    except OSError:
-        return False
-    return "user_notif" in actions

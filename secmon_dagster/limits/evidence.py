@@ -25,6 +25,7 @@ class KillReason(StrEnum):
     PROCESSES = "processes"
     NETWORK = "network"
     PROTOCOL = "protocol"
+    ENTRY = "entry"
     INTERRUPT = "interrupt"
     SHUTDOWN = "shutdown"
 
@@ -112,6 +113,14 @@ def cause(
             unit="processes",
             enforcement=enforcement,
             evidence={**counters, "forks_refused": evidence.forks_refused},
+        )
+    if reason is KillReason.ENTRY:
+        return Violation(
+            type=ViolationType.INVALID_CONFIGURATION,
+            severity=Severity.CRITICAL,
+            message=f"was not run: its box could not be entered ({detail})",
+            enforcement=enforcement,
+            evidence=counters,
         )
     if reason in (KillReason.NETWORK, KillReason.PROTOCOL):
         return Violation(

@@ -109,3 +109,17 @@ def io_bytes(pid: int) -> tuple[int, int]:
         return 0, 0
     values = dict(line.split(b": ") for line in text.splitlines())
     return int(values[b"read_bytes"]), int(values[b"write_bytes"])
+
+
+def tasks_of_user(user: int) -> int:
+    """Processes and threads that a user runs now."""
+    total = 0
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                owner = entry.stat().st_uid
+            except FileNotFoundError:
+                continue
+            found = stat_of(int(entry.name)) if owner == user else None
+            total += found.threads if found is not None else 0
+    return total

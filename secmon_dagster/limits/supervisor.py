@@ -13,22 +13,24 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from secmon_dagster.errors import LimitsError
 from secmon_dagster.limits import entry
 from secmon_dagster.limits.backends import Backend
-from secmon_dagster.limits.channel import ChannelCorrupted
 from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
-from secmon_dagster.limits.evidence import MB, KillReason, cause, not_enforced
-from secmon_dagster.limits.violation import ResourceUsage
+from secmon_dagster.limits.evidence import MB, KillReason, not_enforced
+from secmon_dagster.limits.link import Link
+from secmon_dagster.limits.network import Attempt
+from secmon_dagster.limits.network_filter import has_filters
 from secmon_dagster.limits.watched import (
+    STRAIGHT_TO_KILL,
     CpuWindows,
     Decided,
-    Ended,
     Frame,
     Notice,
     Started,
     Warned,
     Watched,
+    escalation,
+    outcome,
 )
 from secmon_dagster.limits.zygote import Exit, Zygote, ZygoteLost
 
@@ -37,16 +39,6 @@ MONITOR_EVERY = 5.0
 
 _KILL_AGAIN = 0.005
 _GIVE_UP = 30.0
-_CHUNK = 262_144
-_MAX_UNREAD = 32 * 1024 * 1024
-
-_STRAIGHT_TO_KILL = {
-    KillReason.MEMORY,
-    KillReason.PROCESSES,
-    KillReason.NETWORK,
-    KillReason.PROTOCOL,
-    KillReason.SHUTDOWN,
-}
 
 
 class Supervisor:
@@ -116,7 +108,12 @@ class Supervisor:
             with tempfile.TemporaryFile() as document:
                 document.write(spec)
                 document.flush()
-                pid, pidfd = self._fork(box.plan(), theirs.fileno(), document.fileno())
+                plan = {
+                    **box.plan(),
+                    "network": complete.allow_network is not False,
+                    "notify": has_filters(),
+                }
+                pid, pidfd = self._fork(plan, theirs.fileno(), document.fileno())
         except BaseException:
             ours.close()
             box.destroy()
@@ -124,14 +121,20 @@ class Supervisor:
         finally:
             theirs.close()
         now = time.monotonic()
-        ours.setblocking(False)
         watched = Watched(
             key=key,
             limits=complete,
             box=box,
             pid=pid,
             pidfd=pidfd,
-            channel=ours,
+            link=Link(
+                ours,
+                self._selector,
+                heard=lambda payload: self._notices.append(Frame(key, payload)),
+                refused=lambda reason: self.end(key, KillReason.ENTRY, reason),
+                attempted=lambda attempt: self._attempted(watched, attempt),
+                corrupted=lambda detail: self.end(key, KillReason.PROTOCOL, detail),
+            ),
             started=now,
             grace=self._grace if grace is None else grace,
             deadline=now + (complete.max_execution_time_ms or 0) / 1000,
@@ -141,7 +144,6 @@ class Supervisor:
         )
         box.adopt(pid)
         self._watched[key] = self._by_pid[pid] = watched
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(watched))
         for descriptor in box.alarms():
             self._selector.register(
                 descriptor, selectors.EVENT_READ, lambda: self._look(watched, time.monotonic())
@@ -152,22 +154,18 @@ class Supervisor:
         """Send bytes to a process, in order, without waiting for it to read them."""
         watched = self._watched.get(key)
         if watched is not None:
-            watched.outbox += data
-            self._write(watched)
+            watched.link.send(data)
 
     def consumed(self, key: str, size: int) -> None:
         """A frame of ``size`` bytes was dealt with: its sender may send on."""
         watched = self._watched.get(key)
         if watched is not None:
-            watched.unread -= size
-            if watched.paused and watched.unread < _MAX_UNREAD / 2:
-                watched.paused = False
-                self._listen(watched)
+            watched.link.consumed(size)
 
     def end(self, key: str, reason: KillReason, detail: str | None = None) -> None:
         """End a process for ``reason``; :class:`Ended` follows."""
         watched = self._watched.get(key)
-        if watched is not None and watched.exit is None:
+        if watched is not None:
             watched.detail = watched.detail or detail
             self._decide(watched, reason, time.monotonic(), None)
 
@@ -284,6 +282,11 @@ class Supervisor:
         if over:
             self._passed(watched, KillReason.MEMORY, now, reading.memory_bytes)
 
+    def _attempted(self, watched: Watched, attempt: Attempt) -> None:
+        watched.attempts += 1
+        watched.detail = watched.detail or str(attempt)
+        self._passed(watched, KillReason.NETWORK, time.monotonic(), watched.attempts)
+
     def _passed(
         self, watched: Watched, reason: KillReason, now: float, observed: float | None
     ) -> None:
@@ -314,21 +317,13 @@ class Supervisor:
     def _decide(
         self, watched: Watched, reason: KillReason, now: float, observed: float | None
     ) -> None:
-        straight = reason in _STRAIGHT_TO_KILL
+        straight = reason in STRAIGHT_TO_KILL
         if watched.reason is not None and not straight:
             return
         if watched.reason is None:
             watched.reason, watched.observed = reason, observed
             self._notices.append(Decided(watched.key, reason))
-        if straight:
-            watched.escalation = [(now, None)]
-        else:
-            first = signal.SIGINT if reason is KillReason.INTERRUPT else signal.SIGTERM
-            steps: list[tuple[float, signal.Signals | None]] = [(now, first)]
-            if reason is KillReason.INTERRUPT:
-                steps.append((now + watched.grace, signal.SIGTERM))
-            steps.append((steps[-1][0] + watched.grace, None))
-            watched.escalation = steps
+        watched.escalation = escalation(reason, now, watched.grace)
         self._escalate(watched, now)
 
     def _escalate(self, watched: Watched, now: float) -> None:
@@ -390,52 +385,15 @@ class Supervisor:
         if not watched.box.kill() and now < (watched.give_up or now):
             watched.ended_at = now + _KILL_AGAIN
             return
-        report = watched.exit
-        if report is None:
-            raise LimitsError(f"{watched.key} can't be finished before it ended")
-        self._drain(watched)
-        evidence = watched.box.evidence()
-        last = watched.box.read()
-        usage = ResourceUsage(
-            wall_seconds=now - watched.started,
-            cpu_seconds=report.cpu_seconds if last.cpu_seconds is None else last.cpu_seconds,
-            peak_memory_bytes=evidence.peak_memory_bytes,
-            throttled_seconds=last.throttled_seconds,
-            read_bytes=report.read_bytes if last.read_bytes is None else last.read_bytes,
-            written_bytes=(
-                report.written_bytes if last.written_bytes is None else last.written_bytes
-            ),
-        )
-        reason = watched.reason
-        if reason is None and evidence.forks_refused:
-            reason = KillReason.PROCESSES
+        watched.link.drain()
+        ended = outcome(watched, self._backend.name, now)
         self._release(watched)
-        self._notices.append(
-            Ended(
-                key=watched.key,
-                exit_code=report.code,
-                signal=report.signal,
-                reason=reason,
-                violation=cause(
-                    watched.limits,
-                    evidence,
-                    reason,
-                    enforcement=self._backend.name,
-                    observed=watched.observed,
-                    detail=watched.detail,
-                ),
-                usage=usage,
-                evidence=evidence,
-                enforcement=self._backend.name,
-                detail=watched.detail,
-            )
-        )
+        self._notices.append(ended)
 
     def _release(self, watched: Watched) -> None:
         for descriptor in watched.box.alarms():
             self._selector.unregister(descriptor)
-        self._unlisten(watched)
-        watched.channel.close()
+        watched.link.close()
         if watched.pidfd is not None:
             if watched.adopted:
                 self._selector.unregister(watched.pidfd)
@@ -457,68 +415,3 @@ class Supervisor:
             self._lose_zygote()
             self.warm()
             return self._zygote.start(plan, channel, spec)
-
-    def _read(self, watched: Watched) -> None:
-        if watched.outbox:
-            self._write(watched)
-        try:
-            data = watched.channel.recv(_CHUNK)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            data = b""
-        if not data:
-            self._unlisten(watched)
-            return
-        self._feed(watched, data)
-        if watched.unread > _MAX_UNREAD:
-            watched.paused = True
-            self._unlisten(watched)
-
-    def _feed(self, watched: Watched, data: bytes) -> None:
-        try:
-            payloads = watched.reader.feed(data)
-        except ChannelCorrupted as corrupted:
-            watched.detail = f"wrote something else than events into its channel ({corrupted})"
-            self._unlisten(watched)
-            self._decide(watched, KillReason.PROTOCOL, time.monotonic(), None)
-            return
-        for payload in payloads:
-            watched.unread += len(payload)
-            self._notices.append(Frame(watched.key, payload))
-
-    def _drain(self, watched: Watched) -> None:
-        while watched.reason is not KillReason.PROTOCOL:
-            try:
-                data = watched.channel.recv(_CHUNK)
-            except (BlockingIOError, ConnectionError):
-                return
-            if not data:
-                return
-            self._feed(watched, data)
-
-    def _write(self, watched: Watched) -> None:
-        try:
-            sent = watched.channel.send(watched.outbox)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            watched.outbox.clear()
-            return
-        del watched.outbox[:sent]
-        self._listen(watched)
-
-    def _listen(self, watched: Watched) -> None:
-        wanted = 0 if watched.paused else selectors.EVENT_READ
-        if watched.outbox:
-            wanted |= selectors.EVENT_WRITE
-        known = self._selector.get_map().get(watched.channel)
-        if known is not None and wanted:
-            if known.events != wanted:
-                self._selector.modify(watched.channel, wanted, known.data)
-        elif known is None and wanted and watched.exit is None:
-            self._selector.register(watched.channel, wanted, lambda: self._read(watched))
-
-    def _unlisten(self, watched: Watched) -> None:
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(watched.channel)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 from dataclasses import dataclass, field
 
+from secmon_dagster.errors import LimitsError
 from secmon_dagster.limits.backends import Box, Reading
-from secmon_dagster.limits.channel import FrameReader
 from secmon_dagster.limits.declaration import ResourceLimits
-from secmon_dagster.limits.evidence import Evidence, KillReason
+from secmon_dagster.limits.evidence import Evidence, KillReason, cause
+from secmon_dagster.limits.link import Link
 from secmon_dagster.limits.violation import ResourceUsage, Violation
 from secmon_dagster.limits.zygote import Exit
 
@@ -108,10 +108,9 @@ class Watched:
     box: Box
     pid: int
     pidfd: int | None
-    channel: socket.socket
+    link: Link
     started: float
     grace: float
-    reader: FrameReader = field(default_factory=FrameReader)
     deadline: float | None = None
     escalation: list[tuple[float, signal.Signals | None]] = field(default_factory=list)
     """When to send what next; ``None`` stands for ending the whole box."""
@@ -123,11 +122,73 @@ class Watched:
     exit: Exit | None = None
     ended_at: float = 0.0
     give_up: float | None = None
-    unread: int = 0
-    paused: bool = False
+    attempts: int = 0
     reading: Reading = field(default_factory=Reading)
     windows: CpuWindows = field(default_factory=lambda: CpuWindows(None))
     warned: set[KillReason] = field(default_factory=set)
-    outbox: bytearray = field(default_factory=bytearray)
     adopted: bool = False
     """The zygote is gone and the exit is ours to wait for."""
+
+
+STRAIGHT_TO_KILL = {
+    KillReason.MEMORY,
+    KillReason.PROCESSES,
+    KillReason.NETWORK,
+    KillReason.PROTOCOL,
+    KillReason.ENTRY,
+    KillReason.SHUTDOWN,
+}
+"""Reasons for which a process isn't asked first."""
+
+
+def escalation(
+    reason: KillReason, now: float, grace: float
+) -> list[tuple[float, signal.Signals | None]]:
+    """When to send which signal; ``None`` stands for ending the whole box."""
+    if reason in STRAIGHT_TO_KILL:
+        return [(now, None)]
+    if reason is KillReason.INTERRUPT:
+        return [
+            (now, signal.SIGINT),
+            (now + grace, signal.SIGTERM),
+            (now + 2 * grace, None),
+        ]
+    return [(now, signal.SIGTERM), (now + grace, None)]
+
+
+def outcome(watched: Watched, enforcement: str, now: float) -> Ended:
+    """What became of a process that is gone, with its box still there to be read."""
+    report = watched.exit
+    if report is None:
+        raise LimitsError(f"{watched.key} has no outcome before it ended")
+    evidence, last = watched.box.evidence(), watched.box.read()
+    reason = watched.reason
+    if reason is None and evidence.forks_refused:
+        reason = KillReason.PROCESSES
+    return Ended(
+        key=watched.key,
+        exit_code=report.code,
+        signal=report.signal,
+        reason=reason,
+        violation=cause(
+            watched.limits,
+            evidence,
+            reason,
+            enforcement=enforcement,
+            observed=watched.observed,
+            detail=watched.detail,
+        ),
+        usage=ResourceUsage(
+            wall_seconds=now - watched.started,
+            cpu_seconds=report.cpu_seconds if last.cpu_seconds is None else last.cpu_seconds,
+            peak_memory_bytes=evidence.peak_memory_bytes,
+            throttled_seconds=last.throttled_seconds,
+            read_bytes=report.read_bytes if last.read_bytes is None else last.read_bytes,
+            written_bytes=(
+                report.written_bytes if last.written_bytes is None else last.written_bytes
+            ),
+        ),
+        evidence=evidence,
+        enforcement=enforcement,
+        detail=watched.detail,
+    )

@@ -243,10 +243,9 @@ class _Server:
             os.close(self._wake_read)
             os.close(self._wake_write)
             try:
-                entry.enter(plan)
-            except OSError as refused:
-                os.write(2, f"secmon: the box could not be entered: {refused}\n".encode())
-                os._exit(entry.NOT_ENTERED)
+                entry.enter(plan, channel)
+            except OSError as reason:
+                entry.refuse(channel, reason)
             with os.fdopen(spec, "rb") as source:
                 source.seek(0)
                 document = source.read()

@@ -8,12 +8,19 @@ import pickle
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
+import pandas as pd
+import psycopg
+from psycopg import sql
 
+from secmon_dagster import database
 from secmon_dagster.orchestration.actor import USER_TAG
 from secmon_dagster.orchestration.platform import MODULE
 from secmon_dagster.settings import get_settings
@@ -128,3 +135,73 @@ def poisoned_pickle() -> tuple[Path, Path]:
     file = folder / "quarterly_forecast.pkl"
     file.write_bytes(pickle.dumps({"weights": [0.1, 0.2], "meta": _RunsACommand(f"touch {proof}")}))
     return file, proof
+
+
+def shifted_window(model_id: str, *, deviations: float) -> Path:
+    """The model's own rows with every feature moved by ``deviations`` standard deviations."""
+    table = pd.read_parquet(get_settings().home / "tables" / model_id / "features.parquet")
+    numbers = table.select_dtypes("number").columns
+    table[numbers] = table[numbers] + deviations * table[numbers].std()
+    file = get_settings().home / "demo" / f"{model_id}-shifted-{deviations:g}.parquet"
+    table.to_parquet(file)
+    return file
+
+
+def find_with_a_tick(
+    instance: dg.DagsterInstance, sensor: dg.SensorDefinition, check_id: str
+) -> bool:
+    """Evaluate a sensor once, as the daemon does: whether it asks for a run for the check."""
+    with dg.build_sensor_context(instance=instance) as context:
+        tick = sensor.evaluate_tick(context)
+    return any(check_id in str(request.run_key) for request in tick.run_requests or [])
+
+
+@contextmanager
+def copy_of_the_chain(tampered_seq: int | None = None) -> Iterator[str]:
+    """A database with a copy of the audit chain, in which one entry may name another actor; it is
+    gone after the block.
+
+    Yields:
+        The copy's URL.
+    """
+    name = f"secmon_copy_{uuid.uuid4().hex[:12]}"
+    url = database.database_url()
+    copy_url = urlsplit(url)._replace(path=f"/{name}").geturl()
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            database.migrate(copy_url)
+            with psycopg.connect(copy_url) as copy:
+                copy.execute("SET ROLE secmon_owner")
+                _copy_chain(admin, copy, tampered_seq)
+            yield copy_url
+        finally:
+            admin.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+
+def _copy_chain(
+    source: psycopg.Connection[Any], copy: psycopg.Connection[Any], tampered_seq: int | None
+) -> None:
+    """What a table owner could do; the append function isn't used."""
+    head = source.execute(
+        "SELECT seq, entry_hash, timestamp, incarnation FROM secmon.audit_head"
+    ).fetchone()
+    assert head is not None
+    copy.execute("SELECT secmon.audit_grow()")
+    rows = source.execute("SELECT * FROM secmon.audit_entries ORDER BY seq")
+    actor = [column.name for column in rows.description or ()].index("actor")
+    insert = sql.SQL("INSERT INTO secmon.audit_entries VALUES ({})").format(
+        sql.SQL(", ").join([sql.Placeholder()] * len(rows.description or ()))
+    )
+    copied = [
+        (*row[:actor], "somebody_else", *row[actor + 1 :]) if row[0] == tampered_seq else row
+        for row in rows
+    ]
+    with copy.cursor() as cursor:
+        cursor.executemany(insert, copied)
+    copy.execute(
+        "UPDATE secmon.audit_head SET seq = %s, entry_hash = %s, timestamp = %s, incarnation = %s",
+        head,
+    )

@@ -70,6 +70,7 @@ class Cgroup1Box:
         """The groups know their processes."""
 
     def alarms(self) -> list[int]:
+        # Version 1 doesn't announce refused forks; they are found at the next look.
         return [] if self._eventfd is None else [self._eventfd]
 
     def read(self) -> Reading:

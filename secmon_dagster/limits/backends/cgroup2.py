@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,7 @@ class Cgroup2Box:
 
     def __init__(self, folder: Path, limits: ResourceLimits) -> None:
         self._folder = folder
-        self._events: int | None = None
-        self._changes: select.epoll | None = None
+        self._changes: groups.Changes | None = None
         groups.make(folder)
         try:
             self._apply(limits)
@@ -38,17 +35,14 @@ class Cgroup2Box:
                 groups.write(self._folder / "memory.swap.max", "0")
             # One for all: a killed child must not leave a parent that reports success.
             groups.write(self._folder / "memory.oom.group", "1")
-            self._events = os.open(self._folder / "memory.events", os.O_RDONLY | os.O_CLOEXEC)
-            os.read(self._events, 4096)
-            # The file is readable at any time; what it has to say when it changes is "priority".
-            # Inside an epoll of its own that becomes plain readiness.
-            self._changes = select.epoll()
-            self._changes.register(self._events, select.EPOLLPRI)
         if limits.max_cpu_percent is not None:
             quota = max(1000, round(_PERIOD_US * limits.max_cpu_percent / 100))
             groups.write(self._folder / "cpu.max", f"{quota} {_PERIOD_US}")
         if limits.max_processes is not None:
             groups.write(self._folder / "pids.max", str(limits.max_processes))
+        self._changes = groups.Changes(
+            [self._folder / "memory.events", self._folder / "pids.events"]
+        )
 
     def plan(self) -> dict[str, Any]:
         return {"join": [str(self._folder / "cgroup.procs")]}
@@ -65,9 +59,8 @@ class Cgroup2Box:
         return events.get("oom_kill", 0)
 
     def read(self) -> Reading:
-        if self._events is not None:
-            os.lseek(self._events, 0, os.SEEK_SET)
-            os.read(self._events, 4096)
+        if self._changes is not None:
+            self._changes.seen()
         time = groups.table(self._folder / "cpu.stat")
         read_bytes, written_bytes = self._io()
         return Reading(
@@ -112,9 +105,6 @@ class Cgroup2Box:
         )
 
     def destroy(self) -> None:
-        if self._events is not None:
-            os.close(self._events)
-            self._events = None
         if self._changes is not None:
             self._changes.close()
             self._changes = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from secmon_dagster.errors import EnforcementUnavailableError
@@ -79,6 +81,37 @@ def end(folder: Path) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return False
+
+
+class Changes:
+    """A descriptor that turns readable when one of some event files changes.
+
+    Such a file is readable at any time; that it changed is "priority". Inside an epoll of its own
+    that becomes plain readiness, until :meth:`seen` reads the files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._epoll = select.epoll()
+        self._files = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
+        for descriptor in self._files:
+            os.read(descriptor, 4096)
+            # A file of a recorded tree is no event file and can't be waited for.
+            with contextlib.suppress(PermissionError):
+                self._epoll.register(descriptor, select.EPOLLPRI)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def seen(self) -> None:
+        """Look at the files, so that the next change counts as one."""
+        for descriptor in self._files:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.read(descriptor, 4096)
+
+    def close(self) -> None:
+        self._epoll.close()
+        while self._files:
+            os.close(self._files.pop())
 
 
 def empty_and_remove(folder: Path, patience: float = 3.0) -> bool:

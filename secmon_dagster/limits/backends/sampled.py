@@ -26,6 +26,7 @@ from secmon_dagster.limits.proc import (
     io_bytes,
     proportional_bytes,
     stat_of,
+    tasks_of_user,
 )
 
 LOOK_EVERY = 0.05
@@ -51,7 +52,12 @@ class SampledBox:
         self._exact_at = 0.0
 
     def plan(self) -> dict[str, Any]:
-        return {"subreaper": True}
+        plan: dict[str, Any] = {"subreaper": True}
+        if self._limits.max_processes is not None and os.getuid() != 0:
+            # Counted by user, so what the user runs already comes on top. Against a fork bomb,
+            # which is faster than any look.
+            plan["processes"] = self._limits.max_processes + tasks_of_user(os.getuid())
+        return plan
 
     def adopt(self, pid: int) -> None:
         self._root = pid

@@ -1,0 +1,218 @@
+"""``secmon demo``: the main job, then the attacks on it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+app = typer.Typer(
+    help="The main job, end to end, on this machine.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+USER = "demo"
+
+
+class _Scenes:
+    """What was shown, and whether it went as expected."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        self.outcomes: list[tuple[str, bool, str]] = []
+
+    def begin(self, what: str) -> None:
+        self.console.print(f"[bold]▸[/] {what} …")
+
+    def show(self, what: str, as_expected: bool, seen: str) -> None:
+        self.outcomes.append((what, as_expected, seen))
+        mark = "[green]✓[/]" if as_expected else "[red]✗[/]"
+        self.console.print(f"  {mark} ", end="")
+        self.console.print(" ".join(seen.split()), markup=False)
+
+    @property
+    def all_as_expected(self) -> bool:
+        return all(as_expected for _, as_expected, _ in self.outcomes)
+
+    def table(self) -> Table:
+        table = Table("", "scene", "what was seen")
+        for what, as_expected, seen in self.outcomes:
+            table.add_row("[green]✓[/]" if as_expected else "[red]✗[/]", what, seen)
+        return table
+
+
+@app.callback(invoke_without_command=True)
+def demo() -> None:
+    """Train, gate, release, audit and watch two models; then attack them. Exit code 0 only if
+    everything went as it should."""
+    from secmon_dagster.database import embedded
+    from secmon_dagster.settings import get_settings
+
+    scenes = _Scenes()
+    own_server = get_settings().database_url is not None
+    with nullcontext() if own_server else embedded.hold():
+        _play(scenes)
+    scenes.console.print(scenes.table())
+    if not scenes.all_as_expected:
+        raise typer.Exit(1)
+    host, port = get_settings().bind_host, get_settings().webserver_port
+    scenes.console.print(
+        f"Next: [bold]make up[/], then look at http://{host}:{port} (assets, runs, sensors); "
+        "`secmon audit verify` and `secmon doctor` on the command line."
+    )
+
+
+def _play(scenes: _Scenes) -> None:
+    import dagster as dg
+
+    from secmon_dagster.orchestration.instance import prepare
+
+    scenes.begin("Preparing the database")
+    prepare()
+    with dg.DagsterInstance.get() as instance:
+        _train(scenes, instance)
+        _offer_a_poisoned_file(scenes, instance)
+        _run_away(scenes, instance)
+        _drift(scenes, instance)
+        _audit(scenes)
+
+
+def _train(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
+    from secmon_dagster.database import transaction
+    from secmon_dagster.orchestration.demo import execute
+
+    scenes.begin("Training, gating and releasing two models (job secure_training_pipeline)")
+    done = execute(instance, "secure_training_pipeline", user=USER)
+    with transaction() as connection:
+        rows = connection.execute(
+            "SELECT model_id, metrics, released_at FROM models WHERE run_id = %s ORDER BY model_id",
+            (done.run.run_id,),
+        ).fetchall()
+    if not done.succeeded:
+        reasons = "; ".join(f"{step}: {done.failure_text(step)}" for step in done.failures)
+        scenes.show(
+            "training", False, f"run {done.run.run_id} is {done.run.status.value}: {reasons}"
+        )
+        return
+    for model_id, metrics, released_at in rows:
+        scenes.show(
+            f"{model_id} trained, gated, released",
+            released_at is not None,
+            f"{model_id}: accuracy {metrics['accuracy']:.3f}, ROC AUC {metrics['roc_auc']:.3f}, "
+            f"cross-validated {metrics['cross_validated_accuracy']:.3f}"
+            + (", released" if released_at else ", NOT released"),
+        )
+    if len(rows) < 2:
+        scenes.show("two models", False, f"{len(rows)} models in the run")
+
+
+def _offer_a_poisoned_file(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
+    from secmon_dagster.orchestration.demo import execute, poisoned_pickle
+
+    scenes.begin("Offering a poisoned pickle as a model (job offered_file_drill)")
+    file, proof = poisoned_pickle()
+    offer = {"path": str(file), "name": file.stem}
+    done = execute(
+        instance,
+        "offered_file_drill",
+        user="mallory",
+        config={"ops": {"register_offered_file": {"config": offer}}},
+    )
+    reason = done.failure_text("open_offered_file")
+    refused = "system" in reason and "blocked" in reason and not proof.exists()
+    scenes.show(
+        "a poisoned model is refused for its content",
+        refused,
+        f"{file.name}: {reason or 'not refused'}",
+    )
+
+
+def _run_away(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
+    from secmon_dagster.orchestration.demo import execute
+
+    scenes.begin("Running an op that allocates without end (job memory_limit_drill)")
+    done = execute(instance, "memory_limit_drill", user=USER)
+    step = "allocate_without_end"
+    seen = done.failure_metadata(step)
+    stopped = seen.get("violation") == "memory_limit_exceeded"
+    scenes.show(
+        "a runaway op is stopped at its limit",
+        stopped,
+        done.failure_text(step) or f"run is {done.run.status.value}",
+    )
+
+
+def _drift(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
+    from secmon_dagster.database import transaction
+    from secmon_dagster.defs.drift.alerts import drift_alert_sensor
+    from secmon_dagster.orchestration.demo import execute, find_with_a_tick, shifted_window
+
+    model_id = "breast_cancer"
+    for deviations, expected in ((0.0, "NORMAL"), (2.0, "CRITICAL")):
+        scenes.begin(f"Checking {model_id} on rows shifted by {deviations:g} σ (job drift_drill)")
+        rows = {"model_id": model_id, "path": str(shifted_window(model_id, deviations=deviations))}
+        done = execute(
+            instance,
+            "drift_drill",
+            user=USER,
+            config={"ops": {"check_offered_window": {"config": rows}}},
+        )
+        with transaction() as connection:
+            found = connection.execute(
+                "SELECT check_id, alert_level, (metrics ->> 'max_psi')::float8 FROM drift_checks "
+                "WHERE run_id = %s",
+                (done.run.run_id,),
+            ).fetchone()
+        check_id, level, psi = found or (None, None, None)
+        scenes.show(
+            f"drift of rows shifted by {deviations:g} σ",
+            level == expected,
+            f"{model_id}: {level}, largest PSI {psi if psi is None else round(psi, 3)}",
+        )
+    ticked = find_with_a_tick(instance, drift_alert_sensor, str(check_id))
+    scenes.show(
+        "an alert sensor finds it",
+        ticked,
+        f"drift_alert_sensor {'asks for an alert run for' if ticked else 'misses'} {check_id}",
+    )
+
+
+def _audit(scenes: _Scenes) -> None:
+    from secmon_dagster.audit import HashChainAuditLogger, Query, get_audit_logger
+    from secmon_dagster.orchestration.demo import copy_of_the_chain
+
+    scenes.begin("Verifying the audit chain")
+    chain = get_audit_logger()
+    while chain.sequence():
+        pass
+    alerts = chain.find(Query(action="DRIFT_ALERT"))
+    scenes.show(
+        "the alert is in the audit chain",
+        bool(alerts),
+        f"entry {alerts[-1].seq}: DRIFT_ALERT {alerts[-1].resource_id}" if alerts else "no entry",
+    )
+    good = chain.verification()
+    scenes.show(
+        "the chain verifies",
+        bool(good.to_dict()["valid"]),
+        f"{good.verified_entries} of {good.total_entries} entries good, {good.break_count} breaks",
+    )
+    victim = max(1, good.total_entries // 2)
+    with (
+        copy_of_the_chain(tampered_seq=victim) as url,
+        HashChainAuditLogger(url) as copy,
+    ):
+        bad = copy.verification()
+    named = [finding.seq for finding in bad.invalid_entries]
+    scenes.show(
+        "tampering with one entry of a copy is detected",
+        named == [victim],
+        f"entry {victim} was changed; verification names {named}",
+    )
