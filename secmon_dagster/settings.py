@@ -32,7 +32,7 @@ def _time_zone(name: str) -> str:
     return name
 
 
-def _security_scripts() -> Path:
+def bundled_scripts() -> Path:
     """In a checkout beside the package; in a wheel inside it."""
     beside = PROJECT_ROOT / "security_scripts"
     return beside if beside.is_dir() else Path(__file__).resolve().parent / "_security_scripts"
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         description="Characters of a script's output that are read and kept.",
     )
     security_scripts_dir: Path = Field(
-        default_factory=_security_scripts,
+        default_factory=bundled_scripts,
         validation_alias="SECURITY_SCRIPTS_DIR",
         description="Folder of the security scripts.",
     )

@@ -14,10 +14,19 @@ from secmon_dagster.audit.appender import Appender
 from secmon_dagster.audit.backends.postgres import PostgresStore
 from secmon_dagster.audit.canonical import canonical_json
 from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Level, Receipt, new_entry_id
+from secmon_dagster.audit.keys import KeyRing, ring_file
+from secmon_dagster.audit.proof import prove_inclusion
+from secmon_dagster.audit.signer import CheckpointSigner, Publication
 from secmon_dagster.audit.store import Query, Store, scheme_of
 from secmon_dagster.audit.verification import Verification
-from secmon_dagster.audit.verify import verify
-from secmon_dagster.errors import EntryRefusedError, InvalidInputError, NotFoundError
+from secmon_dagster.audit.verify import Trust, verify
+from secmon_dagster.audit.witness import witnesses
+from secmon_dagster.errors import (
+    CheckpointError,
+    EntryRefusedError,
+    InvalidInputError,
+    NotFoundError,
+)
 from secmon_dagster.settings import get_settings
 
 log = logging.getLogger("secmon_dagster.audit")
@@ -239,10 +248,15 @@ class HashChainAuditLogger:
         *,
         first_seq: int | None = None,
         last_seq: int | None = None,
+        since_checkpoint: bool = False,
     ) -> dict[str, Any]:
         """Verify the chain, or a range of it; see :class:`Verification` for the keys."""
         return self.verification(
-            start_time, end_time, first_seq=first_seq, last_seq=last_seq
+            start_time,
+            end_time,
+            first_seq=first_seq,
+            last_seq=last_seq,
+            since_checkpoint=since_checkpoint,
         ).to_dict()
 
     def verification(
@@ -252,14 +266,32 @@ class HashChainAuditLogger:
         *,
         first_seq: int | None = None,
         last_seq: int | None = None,
+        since_checkpoint: bool = False,
+        trust: Trust | None = None,
+        workers: int | None = None,
     ) -> Verification:
-        """:meth:`verify_chain` as an object."""
+        """:meth:`verify_chain` as an object.
+
+        Args:
+            start_time, end_time: verify the entries of this time.
+            first_seq, last_seq: verify this range.
+            since_checkpoint: verify only what is newer than the last trusted checkpoint.
+            trust: keys and checkpoints to believe; None means the key ring and the witnesses.
+            workers: processes for long chains; None means one a core.
+        """
         with self.store.snapshot() as snapshot:
             if start_time is not None:
                 first_seq = snapshot.seq_at(start_time) + 1
             if end_time is not None:
                 last_seq = snapshot.seq_at(end_time)
-            result = verify(snapshot, first_seq=first_seq, last_seq=last_seq)
+            result = verify(
+                snapshot,
+                trust or self.trust(),
+                first_seq=first_seq,
+                last_seq=last_seq,
+                since_checkpoint=since_checkpoint,
+                workers=workers,
+            )
         log.info(
             "Chain %s: %d entries, %d invalid, %d breaks",
             result.verdict,
@@ -268,6 +300,37 @@ class HashChainAuditLogger:
             result.break_count,
         )
         return result
+
+    def trust(self) -> Trust:
+        """The key ring, and all that the witnesses hold."""
+        settings = get_settings()
+        held = [note for witness in witnesses(settings) for note in witness.notes()]
+        return Trust(settings.audit_origin, KeyRing.load(ring_file(settings)), held)
+
+    def checkpoint(self) -> Publication:
+        """Sign the chain as it is now and publish that.
+
+        Raises:
+            CheckpointError: the chain contradicts what was signed before.
+        """
+        return CheckpointSigner.from_settings(self.store, get_settings()).checkpoint()
+
+    def prove(self, entry_id: str) -> dict[str, Any]:
+        """A proof, checkable offline, that the entry is under the last checkpoint.
+
+        Raises:
+            NotFoundError: no such entry.
+            CheckpointError: the last checkpoint is older than the entry.
+        """
+        entry, latest = self.get_entry(entry_id), self.store.latest_checkpoint()
+        if entry is None:
+            raise NotFoundError(f"no entry has the id {entry_id!r}")
+        if latest is None:
+            raise CheckpointError(
+                "there is no checkpoint yet", hint="Make one with `secmon audit checkpoint`."
+            )
+        with self.store.snapshot() as snapshot:
+            return prove_inclusion(snapshot, entry, latest.note)
 
     def export_chain(self, output_format: str = "json") -> str:
         """The whole chain as text.

@@ -93,6 +93,7 @@ class DriftDetector:
             bias=bias,
             safety=tuple(safety_events),
             extra_columns=tuple(name for name in columns if name not in self.baseline.features),
+            thresholds=self.thresholds,
         )
 
     def _inputs(self, columns: Mapping[str, pd.Series]) -> tuple[FeatureDrift, ...]:

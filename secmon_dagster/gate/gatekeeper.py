@@ -6,6 +6,7 @@ import os
 import time
 from collections import OrderedDict
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -14,6 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from secmon_dagster import audit
 from secmon_dagster.database import transaction
 from secmon_dagster.errors import (
     ApprovalRequiredError,
@@ -24,7 +26,7 @@ from secmon_dagster.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from secmon_dagster.gate import history
+from secmon_dagster.gate import approval, history
 from secmon_dagster.gate.artifact import Artifact, Snapshot, check_name, snapshot
 from secmon_dagster.gate.isolation import strength
 from secmon_dagster.gate.policy import Policy, load_policy
@@ -39,10 +41,10 @@ class Gatekeeper:
     """Judges artifacts and hands out their bytes.
 
     Args:
-        enqueue: puts audit entries into a transaction (``secmon_dagster.audit.enqueue``).
+        enqueue: puts audit entries into a transaction; the audit chain's outbox by default.
     """
 
-    def __init__(self, *, enqueue: history.Enqueue | None = None) -> None:
+    def __init__(self, *, enqueue: history.Enqueue = audit.enqueue) -> None:
         self._enqueue = enqueue
         self._cache: OrderedDict[tuple[str, str, str], tuple[float, Verdict]] = OrderedDict()
 
@@ -232,35 +234,105 @@ class Gatekeeper:
                     artifact_id=artifact_id,
                 )
             with transaction() as connection:
-                verdict = history.latest_verdict(
-                    connection, artifact.id, taken.sha256, policy.digest(artifact)
-                )
-                self._require(artifact, verdict)
+                digest = policy.digest(artifact)
+                verdict = history.latest_verdict(connection, artifact.id, taken.sha256, digest)
+                self.require(connection, artifact, verdict)
             return os.fdopen(os.dup(taken.descriptor), "rb")
 
-    def _require(self, artifact: Artifact, verdict: Verdict | None) -> None:
+    def require(
+        self,
+        connection: psycopg.Connection[Any],
+        artifact: Artifact,
+        verdict: Verdict | None,
+    ) -> None:
+        """Raise unless ``verdict`` lets the artifact's bytes pass: see :meth:`open_released`."""
+        context: dict[str, Any] = {"artifact_id": artifact.id, "verdict": verdict}
         if verdict is None:
             raise ArtifactBlockedError(
                 f"artifact {artifact.id!r} has no verdict on these bytes under the policy in force",
-                hint=f"secmon gate check --artifact {artifact.id}",
-                artifact_id=artifact.id,
+                hint=f"secmon gate rescan {artifact.id}",
+                **context,
             )
         if not verdict.allowed:
             raise refusal(verdict)
+        if not history.is_recorded(connection, verdict):
+            raise ArtifactBlockedError(
+                f"the verdict {verdict.check_id} on artifact {artifact.id!r} is not in the audit "
+                "chain as the history tells it",
+                hint=f"secmon audit verify, then secmon gate rescan {artifact.id}",
+                **context,
+            )
         demanded = get_settings().gate_min_isolation
         if strength(verdict.result.isolation) < strength(demanded):
             raise ArtifactBlockedError(
                 f"artifact {artifact.id!r} was checked under {verdict.result.isolation}; "
                 f"SECMON_GATE_MIN_ISOLATION demands {demanded}",
-                artifact_id=artifact.id,
-                verdict=verdict,
+                **context,
             )
-        if artifact.require_approval:
+        if artifact.require_approval and not approval.approved(
+            connection, artifact.id, verdict.sha256, verdict.policy_digest
+        ):
             raise ApprovalRequiredError(
                 f"artifact {artifact.id!r} needs the approval of a second person",
-                artifact_id=artifact.id,
-                verdict=verdict,
+                hint=f"secmon gate request {artifact.id}",
+                **context,
             )
+
+    # --- approve ----------------------------------------------------------------------------------
+
+    def request_approval(
+        self,
+        artifact_id: str,
+        requester: str,
+        *,
+        reason: str = "",
+        lifetime: timedelta = approval.DEFAULT_LIFETIME,
+        idempotency_key: str | None = None,
+    ) -> approval.Approval:
+        """Ask for a second person's word on the artifact as it is now.
+
+        Raises:
+            NotFoundError: no such artifact, or it has no bytes yet to approve.
+        """
+        with transaction(user_id=requester) as connection:
+            artifact = self._find(connection, artifact_id)
+            if artifact.sha256 is None:
+                raise NotFoundError(f"artifact {artifact_id!r} has no known bytes to approve")
+            made = approval.request(
+                connection,
+                artifact_id=artifact.id,
+                sha256=artifact.sha256,
+                policy_digest=load_policy(connection).digest(artifact),
+                requester=requester,
+                reason=reason,
+                lifetime=lifetime,
+                idempotency_key=idempotency_key,
+            )
+            self._audit(connection, "approval.requested", requester, artifact.id,
+                        {"approval_id": made.id, "sha256": made.sha256})  # fmt: skip
+        return made
+
+    def decide(
+        self,
+        approval_id: str,
+        state: approval.State,
+        decided_by: str,
+        *,
+        expected_version: int | None = None,
+    ) -> approval.Approval:
+        """Approve, deny or revoke; the decision and its audit entry, or neither.
+
+        Raises:
+            NotFoundError, PermissionDeniedError, ConflictError: see :func:`approval.decide`.
+        """
+        with transaction(user_id=decided_by) as connection:
+            made = approval.decide(
+                connection, approval_id, state, decided_by=decided_by,
+                expected_version=expected_version,
+            )  # fmt: skip
+            self._audit(connection, f"approval.{state}", decided_by, made.artifact_id,
+                        {"approval_id": made.id, "sha256": made.sha256})  # fmt: skip
+        return made
 
     # --- shared -----------------------------------------------------------------------------------
 
@@ -288,11 +360,14 @@ class Gatekeeper:
         artifact_id: str,
         data: dict[str, Any],
     ) -> None:
-        if self._enqueue is not None:
-            self._enqueue(
-                connection, action=action, actor=actor or "gate", resource_type="artifact",
-                resource_id=artifact_id, data=data,
-            )  # fmt: skip
+        self._enqueue(
+            connection,
+            action=action,
+            actor=actor or "gate",
+            resource_type="artifact",
+            resource_id=artifact_id,
+            data=data,
+        )
 
 
 def refusal(verdict: Verdict) -> GateError:

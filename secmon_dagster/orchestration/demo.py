@@ -192,13 +192,15 @@ def _copy_chain(
     copy.execute("SELECT secmon.audit_grow()")
     rows = source.execute("SELECT * FROM secmon.audit_entries ORDER BY seq")
     actor = [column.name for column in rows.description or ()].index("actor")
-    places = ", ".join(["%s"] * len(rows.description or ()))
+    insert = sql.SQL("INSERT INTO secmon.audit_entries VALUES ({})").format(
+        sql.SQL(", ").join([sql.Placeholder()] * len(rows.description or ()))
+    )
     copied = [
         (*row[:actor], "somebody_else", *row[actor + 1 :]) if row[0] == tampered_seq else row
         for row in rows
     ]
     with copy.cursor() as cursor:
-        cursor.executemany(f"INSERT INTO secmon.audit_entries VALUES ({places})", copied)
+        cursor.executemany(insert, copied)
     copy.execute(
         "UPDATE secmon.audit_head SET seq = %s, entry_hash = %s, timestamp = %s, incarnation = %s",
         head,

@@ -9,9 +9,9 @@ from psycopg.types.json import Jsonb
 
 from secmon_dagster.posture.layers import MonitoringMode, SecurityLayer
 from secmon_dagster.posture.records import Violation
-from secmon_dagster.posture.score import CheckStatus, CheckType, Severity
+from secmon_dagster.posture.score import CheckResult, CheckStatus, CheckType, Severity
 from secmon_dagster.posture.session import Connection, Session
-from secmon_dagster.posture.store import fetch_one, insert_check, refresh_score, violation_of
+from secmon_dagster.posture.store import fetch_one, insert_checks, refresh_score, violation_of
 
 # Which of the six checks a kind of violation is evidence for. The five of the executor come first;
 # a limit of consumption that was broken speaks about consumption, as the request rate does.
@@ -83,15 +83,14 @@ def note_violation(
     if row is None:
         return None
     violation = violation_of(row)
-    insert_check(
-        connection,
-        instance_id,
+    result = CheckResult(
         check_type,
         status_of(severity),
         severity,
         description,
         {"violation_id": violation.violation_id, "violation_type": violation_type},
     )
+    insert_checks(connection, instance_id, [result])
     refresh_score(connection, instance_id, f"violation: {violation_type}")
     session.record(
         connection,

@@ -54,28 +54,25 @@ def copy_rows(
                 yield row
 
 
+def join(connection: psycopg.Connection[Any], snapshot_id: str) -> None:
+    """See what an exported snapshot sees, from the first statement on."""
+    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot_id)))
+
+
 class PostgresSnapshot:
     """A view of the chain at one moment.
 
     Args:
         connection: inside no transaction yet, set to repeatable read.
         parameters: libpq parameters with which another process can connect likewise.
-        snapshot_id: an exported snapshot to join.
     """
 
-    def __init__(
-        self,
-        connection: psycopg.Connection[Any],
-        parameters: dict[str, Any],
-        snapshot_id: str | None = None,
-    ) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], parameters: dict[str, Any]) -> None:
         self.connection = connection
         self.parameters = parameters
         connection.execute("SET LOCAL statement_timeout = 0")
-        if snapshot_id is not None:
-            connection.execute(
-                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot_id))
-            )
         self.head = read_head(connection)
         self.segments = self._segments()
 
@@ -120,6 +117,13 @@ class PostgresSnapshot:
         return self.connection.execute(
             "SELECT after_seq, marker_seq FROM secmon.audit_superseded() ORDER BY marker_seq"
         ).fetchall()
+
+    def announcements(self) -> list[str]:
+        """The data of the entries that announce an incarnation."""
+        rows = self.connection.execute(
+            "SELECT data FROM secmon.audit_entries WHERE action = 'log.incarnation' ORDER BY seq"
+        ).fetchall()
+        return [row[0] for row in rows]
 
     def outbox(self) -> tuple[int, float]:
         """Entries waiting, and the age in seconds of the oldest."""

@@ -82,7 +82,7 @@ def model_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
                 "dagster/row_count": len(table),
                 "features": len(training.feature_names(table, spec)),
                 "dagster/column_schema": dg.TableSchema(
-                    [dg.TableColumn(name, str(kind)) for name, kind in table.dtypes.items()]
+                    [dg.TableColumn(str(name), str(kind)) for name, kind in table.dtypes.items()]
                 ),
             }
         )

