@@ -151,8 +151,7 @@ def _run_away(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
 
 def _drift(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
     from secmon_dagster.database import transaction
-    from secmon_dagster.defs.drift.alerts import drift_alert_sensor
-    from secmon_dagster.orchestration.demo import execute, find_with_a_tick, shifted_window
+    from secmon_dagster.orchestration.demo import execute, shifted_window, ticks
 
     model_id = "breast_cancer"
     for deviations, expected in ((0.0, "NORMAL"), (2.0, "CRITICAL")):
@@ -176,7 +175,7 @@ def _drift(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
             level == expected,
             f"{model_id}: {level}, largest PSI {psi if psi is None else round(psi, 3)}",
         )
-    ticked = find_with_a_tick(instance, drift_alert_sensor, str(check_id))
+    ticked = f"drift-alert:{check_id}" in ticks("drift_alert_sensor")
     scenes.show(
         "an alert sensor finds it",
         ticked,

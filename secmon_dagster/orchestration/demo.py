@@ -65,7 +65,6 @@ def execute(
     job: str,
     *,
     config: dict[str, Any] | None = None,
-    tags: dict[str, str] | None = None,
     user: str,
 ) -> FinishedRun:
     """Run ``job`` to its end with ``dagster job execute`` and read back what was recorded.
@@ -78,24 +77,9 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / f"{job}.json"
     configuration.write_text(json.dumps(config or {}))  # JSON is YAML
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "dagster"),
-            "job",
-            "execute",
-            "-m",
-            MODULE,
-            "-j",
-            job,
-            "-c",
-            str(configuration),
-            "--tags",
-            json.dumps({_DEMO_TAG: mark, USER_TAG: user, **(tags or {})}),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ.copy(),
-        check=False,
+    labels = json.dumps({_DEMO_TAG: mark, USER_TAG: user})
+    done = _dagster(
+        "job", "execute", "-m", MODULE, "-j", job, "-c", str(configuration), "--tags", labels
     )
     runs = instance.get_runs(dg.RunsFilter(tags={_DEMO_TAG: mark}), limit=1)
     if not runs:
@@ -110,6 +94,11 @@ def execute(
         if record.event_log_entry.dagster_event is not None
     }
     return FinishedRun(runs[0], failures)
+
+
+def _dagster(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).parent / "dagster")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
 class _RunsACommand:
@@ -147,13 +136,13 @@ def shifted_window(model_id: str, *, deviations: float) -> Path:
     return file
 
 
-def find_with_a_tick(
-    instance: dg.DagsterInstance, sensor: dg.SensorDefinition, check_id: str
-) -> bool:
-    """Evaluate a sensor once, as the daemon does: whether it asks for a run for the check."""
-    with dg.build_sensor_context(instance=instance) as context:
-        tick = sensor.evaluate_tick(context)
-    return any(check_id in str(request.run_key) for request in tick.run_requests or [])
+def ticks(sensor: str) -> str:
+    """Evaluate a sensor once, without a cursor, with ``dagster sensor preview``.
+
+    Returns:
+        What it asks for.
+    """
+    return _dagster("sensor", "preview", sensor, "-m", MODULE).stdout
 
 
 @contextmanager
