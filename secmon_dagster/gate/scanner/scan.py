@@ -179,6 +179,10 @@ def scan_source(
         scan.report.block("unreadable", str(broken), name)
     except (MemoryError, RecursionError) as exhausted:
         scan.report.block("over-budget", f"needs too much memory: {exhausted}", name)
+    except Exception as failed:
+        # A file that confuses its reader is not a file that was read.
+        reason = f"the reader failed: {type(failed).__name__}: {failed}"
+        scan.report.block("unreadable", reason, name)
     return scan.report
 
 
