@@ -128,7 +128,21 @@ CREATE TABLE IF NOT EXISTS secmon.alert_outbox (
 CREATE INDEX IF NOT EXISTS alert_outbox_waiting ON secmon.alert_outbox (next_attempt_at)
   WHERE delivered_at IS NULL AND given_up_at IS NULL;
 
+-- What models were asked and answered, kept as long as drift windows need it. A feature that was
+-- missing is absent from `features`.
+CREATE TABLE IF NOT EXISTS secmon.inference_log (
+  log_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  model_id      text NOT NULL,
+  model_version text NOT NULL,
+  logged_at     timestamptz NOT NULL DEFAULT now(),
+  features      jsonb NOT NULL,
+  prediction    jsonb
+);
+-- Windows are the last hours, or the last rows, of one model.
+CREATE INDEX IF NOT EXISTS inference_log_recent
+  ON secmon.inference_log (model_id, logged_at DESC, log_id DESC);
+
 GRANT SELECT, INSERT, UPDATE, DELETE
-  ON secmon.drift_models, secmon.drift_baselines, secmon.drift_checks, secmon.drift_metrics,
+  ON secmon.inference_log, secmon.drift_models, secmon.drift_baselines, secmon.drift_checks, secmon.drift_metrics,
      secmon.drift_reports, secmon.drift_model_state, secmon.alert_outbox
   TO secmon_service;

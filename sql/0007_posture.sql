@@ -179,11 +179,13 @@ CREATE TABLE secmon.workflow_executions (
   workflow_id  text NOT NULL REFERENCES secmon.agent_workflows ON DELETE CASCADE,
   instance_id  text REFERENCES secmon.agent_instances ON DELETE SET NULL,
   input_data   jsonb NOT NULL DEFAULT '{}'::jsonb,
+  -- Who takes it from step to step: Dagster's daemon, or the process that asked for it.
+  driver       text NOT NULL DEFAULT 'daemon' CHECK (driver IN ('daemon', 'caller')),
   status       text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'success', 'failed')),
   started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
   ended_at     timestamptz
 );
-CREATE INDEX workflow_executions_open ON secmon.workflow_executions (started_at) WHERE status = 'running';
+CREATE INDEX workflow_executions_open ON secmon.workflow_executions (started_at) WHERE status = 'running' AND driver = 'daemon';
 CREATE INDEX workflow_executions_newest ON secmon.workflow_executions (workflow_id, started_at DESC);
 
 -- The tree of one execution, written whole before anything starts, so that whoever picks it up
@@ -251,6 +253,8 @@ CREATE TABLE secmon.run_approvals (
   decided_by   text,
   decided_at   timestamptz,
   reason       text,
+  -- When the decision reached the run in Dagster's queue.
+  applied_at   timestamptz,
   -- Two persons, whatever the code above this table believes.
   CHECK (decided_by IS NULL OR decided_by <> requested_by),
   CHECK ((state = 'pending') = (decided_by IS NULL))

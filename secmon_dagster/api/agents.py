@@ -8,6 +8,8 @@ from secmon_dagster.api.auth import Operator, Reader
 from secmon_dagster.api.problems import documented
 from secmon_dagster.api.schemas import (
     After,
+    ExecuteIn,
+    ExecutionId,
     IdempotencyKey,
     IfNoneMatch,
     InstanceId,
@@ -18,11 +20,13 @@ from secmon_dagster.api.schemas import (
     WorkflowIn,
 )
 from secmon_dagster.api.work import read, write
+from secmon_dagster.errors import NotFoundError
 from secmon_dagster.posture import (
     AgentInstance,
     AgentManagementService,
     AgentWorkflow,
     SubWorkflow,
+    WorkflowExecution,
 )
 
 router = APIRouter(prefix="/api/agent", tags=["agent"])
@@ -146,4 +150,42 @@ def get_sub_workflows(
     """The children of a workflow, in order."""
     return read(
         request, who, lambda session: AgentManagementService(session).get_sub_workflows(parent_id)
+    )
+
+
+@router.post(
+    "/workflows/{workflow_id}/execute-with-subs",
+    status_code=202,
+    response_model=WorkflowExecution,
+    responses=documented(409),
+)
+def execute_workflow(
+    request: Request,
+    who: Operator,
+    workflow_id: WorkflowId,
+    body: ExecuteIn,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Take a workflow on; Dagster's daemon executes it and all beneath it."""
+    if who.instance_id is not None and body.instance_id not in (None, who.instance_id):
+        raise NotFoundError(f"There is no agent instance {body.instance_id!r}")
+    return write(
+        request,
+        who,
+        lambda session: AgentManagementService(session).execute_workflow_with_sub_workflows(
+            workflow_id, body.input_data, instance_id=body.instance_id or who.instance_id
+        ),
+        body=body,
+        status=202,
+        location=lambda execution: f"/api/agent/executions/{execution.execution_id}",
+    )
+
+
+@router.get("/executions/{execution_id}", response_model=WorkflowExecution)
+def get_execution(
+    request: Request, who: Reader, execution_id: ExecutionId, if_none_match: IfNoneMatch = None
+) -> Response:
+    """How an execution stands."""
+    return read(
+        request, who, lambda session: AgentManagementService(session).get_execution(execution_id)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,7 +48,7 @@ class LayerIn(_Body):
         default_factory=dict,
         examples=[{"max_execution_time": 180000, "max_memory_mb": 1024}],
     )
-    monitoring_mode: str = Field(default="active", examples=["active"])
+    monitoring_mode: Literal["passive", "active", "strict"] = "active"
 
 
 class InstanceIn(_Body):
@@ -82,7 +82,7 @@ class WorkflowIn(_Body):
     """A workflow to declare."""
 
     name: Name = Field(examples=["Main SEO Workflow"])
-    workflow_type: str = Field(default="sequential", examples=["sequential"])
+    workflow_type: Literal["sequential", "parallel"] = "sequential"
     configuration: dict[str, Any] = Field(default_factory=dict)
     job_name: str = Field(default="agent_workflow", max_length=200)
     run_config: dict[str, Any] = Field(default_factory=dict)
@@ -97,3 +97,26 @@ class SubWorkflowIn(_Body):
     condition: dict[str, Any] = Field(
         default_factory=dict, examples=[{"status": "success", "score_above": 80}]
     )
+
+
+class ExecutionDataIn(_Body):
+    """One execution, as a pattern counts it."""
+
+    duration_ms: float = Field(ge=0, le=1e12, allow_inf_nan=False)
+    success: bool
+    security_score: float | None = Field(default=None, ge=0, le=100, allow_inf_nan=False)
+
+
+class PatternIn(_Body):
+    """An execution to count for a pattern."""
+
+    workflow_id: Name
+    pattern_type: Literal["successful", "failed", "optimized", "security_compliant"]
+    execution_data: ExecutionDataIn
+
+
+class ExecuteIn(_Body):
+    """An execution to start."""
+
+    input_data: dict[str, Any] = Field(default_factory=dict, examples=[{"target": "website.com"}])
+    instance_id: Name | None = None

@@ -18,6 +18,7 @@ from secmon_dagster.api.schemas import (
     LayerId,
     LayerIn,
     Limit,
+    PatternIn,
 )
 from secmon_dagster.api.work import read, write
 from secmon_dagster.posture import (
@@ -27,6 +28,8 @@ from secmon_dagster.posture import (
     SecurityCheck,
     SecurityLayer,
     SecurityMonitoringService,
+    Violation,
+    WorkflowPattern,
 )
 
 router = APIRouter(prefix="/api/security", tags=["security"])
@@ -203,4 +206,69 @@ def log_activity(
         ),
         body=body,
         status=201,
+    )
+
+
+@router.post("/instances/{instance_id}/check", response_model=list[SecurityCheck])
+def run_checks(
+    request: Request,
+    who: Operator,
+    instance_id: InstanceId,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Run all six checks on the evidence of the last day and renew the score."""
+    return write(
+        request,
+        who,
+        lambda session: SecurityMonitoringService(session).run_security_checks(instance_id),
+    )
+
+
+@router.get("/instances/{instance_id}/violations", response_model=list[Violation])
+def get_instance_violations(
+    request: Request,
+    who: Reader,
+    instance_id: InstanceId,
+    limit: Limit = 100,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Violations of an instance, newest first."""
+    return read(
+        request,
+        who,
+        lambda session: SecurityMonitoringService(session).get_violations(instance_id, limit=limit),
+    )
+
+
+@router.post("/patterns", status_code=201, response_model=WorkflowPattern)
+def track_pattern(
+    request: Request, who: Operator, body: PatternIn, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Count one execution of a workflow."""
+    return write(
+        request,
+        who,
+        lambda session: SecurityMonitoringService(session).track_workflow_pattern(
+            body.workflow_id, body.pattern_type, body.execution_data.model_dump()
+        ),
+        body=body,
+        status=201,
+    )
+
+
+@router.get("/patterns/successful", response_model=list[WorkflowPattern])
+def get_successful_patterns(
+    request: Request,
+    who: Reader,
+    min_success_rate: Annotated[float, Query(ge=0, le=100, allow_inf_nan=False)] = 80,
+    limit: Limit = 100,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Successful patterns that emerged, best first."""
+    return read(
+        request,
+        who,
+        lambda session: SecurityMonitoringService(session).get_successful_patterns(
+            min_success_rate, limit=limit
+        ),
     )

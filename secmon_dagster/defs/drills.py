@@ -29,6 +29,8 @@ def check_offered_window(context: dg.OpExecutionContext, config: OfferedWindow) 
         lambda: training.load(training.DataSource(path=config.path)),
         run_id=context.run_id,
     )
+    if result.error_message is not None:
+        raise dg.Failure(result.error_message, allow_retries=False)
     context.add_output_metadata(
         {
             "check_id": result.check_id,

@@ -19,6 +19,7 @@ from secmon_dagster.database import transaction
 from secmon_dagster.drift.baselines import load_baseline
 from secmon_dagster.drift.detector import DriftDetector
 from secmon_dagster.drift.levels import Thresholds
+from secmon_dagster.drift.report import html_page, markdown
 from secmon_dagster.drift.results import (
     BiasMetric,
     DriftCheckResult,
@@ -119,8 +120,16 @@ def execute_check(
         run_id=run_id,
         report=report,
     )
+    result = replace(result, pages=_pages(result))
     with transaction() as connection:
-        event = record_check(connection, result, finished_at=now(), audit=audit, report=report)
+        event = record_check(
+            connection,
+            result,
+            finished_at=now(),
+            audit=audit,
+            report=report,
+            page=result.pages,
+        )
     result = replace(result, event=None if event is None else str(event))
     _log.info(
         "Drift check %s %s for %s in %.1fms - Status: %s",
@@ -159,6 +168,23 @@ def skip_check(
         begin_check(connection, result.check_id, model_id, version, now=moment)
         record_check(connection, result, finished_at=moment, audit=audit)
     return result
+
+
+def _pages(result: DriftCheckResult) -> tuple[str, str] | None:
+    """The report as HTML and as markdown."""
+    if result.report is None:
+        return None
+    return (
+        html_page(
+            result.report,
+            model_id=result.model_id,
+            version=result.model_version,
+            check_id=result.check_id,
+            moment=result.timestamp,
+            thresholds=result.report.thresholds,
+        ),
+        markdown(result.report, model_id=result.model_id, version=result.model_version),
+    )
 
 
 def _judge(

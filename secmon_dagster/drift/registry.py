@@ -262,3 +262,15 @@ def _materialise(connection: psycopg.Connection[Any], now: datetime, limit: int)
             checks,
         )
         cursor.executemany("UPDATE drift_models SET next_due = %s WHERE model_id = %s", moved)
+
+
+def open_checks(requested_before: datetime, *, limit: int = 200) -> list[tuple[str, str | None]]:
+    """Checks that were asked for before then and have not ended: id and the run that took it."""
+    with transaction() as connection:
+        rows = connection.execute(
+            """SELECT check_id, run_id FROM drift_checks
+                WHERE status IN ('pending', 'running') AND due_at IS NOT NULL
+                  AND requested_at < %s ORDER BY requested_at LIMIT %s""",
+            (requested_before, limit),
+        ).fetchall()
+    return [(row[0], row[1]) for row in rows]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from secmon_dagster.drift.compare import FeatureDrift
+from secmon_dagster.drift.levels import Thresholds
 from secmon_dagster.drift.vocabulary import AlertLevel, DriftType, ExecutionStatus, SafetySeverity
 
 
@@ -112,6 +113,7 @@ class DriftReport:
     bias: tuple[BiasMetric, ...] = ()
     safety: tuple[SafetyEvent, ...] = ()
     extra_columns: tuple[str, ...] = ()
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     @property
     def overall_status(self) -> str:
@@ -214,6 +216,7 @@ class DriftCheckResult:
     run_id: str | None = None
     event: str | None = None
     report: DriftReport | None = field(default=None, compare=False, repr=False)
+    pages: tuple[str, str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def raises_alert(self) -> bool:

@@ -212,3 +212,34 @@ def _tell(
         (result.model_id, str(event), str(report.level), Jsonb(payload), entry_id),
     )
     return event
+
+
+def abandon_check(
+    connection: psycopg.Connection[Any],
+    check_id: str,
+    reason: str,
+    *,
+    now: datetime,
+    audit: AuditOutbox,
+) -> bool:
+    """End a check whose run is gone as FAILED; False if it had ended already."""
+    row = connection.execute(
+        """UPDATE drift_checks SET status = 'failed', finished_at = %s, error_message = %s
+            WHERE check_id = %s AND status IN ('pending', 'running')
+        RETURNING model_id, model_version""",
+        (now, reason, check_id),
+    ).fetchone()
+    if row is None:
+        return False
+    count_outcome(connection, row[0], ExecutionStatus.FAILED)
+    audit(
+        connection,
+        action="DRIFT_CHECK_FAILED",
+        actor=ACTOR,
+        resource_type="model",
+        resource_id=row[0],
+        data={"check_id": check_id, "model_version": row[1], "status": "failed"},
+        details={"error": reason},
+        level="error",
+    )
+    return True

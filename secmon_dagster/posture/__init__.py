@@ -14,6 +14,7 @@ from secmon_dagster.posture.layers import (
     MonitoringMode,
     SecurityLayer,
 )
+from secmon_dagster.posture.patterns import ExecutionData, PatternType, WorkflowPattern
 from secmon_dagster.posture.records import (
     Activity,
     AgentInstance,
@@ -26,7 +27,13 @@ from secmon_dagster.posture.records import (
 from secmon_dagster.posture.score import Band, CheckStatus, CheckType, Severity, band, score
 from secmon_dagster.posture.service import SecurityMonitoringService, layer_limits
 from secmon_dagster.posture.session import Session
-from secmon_dagster.posture.workflows import AgentWorkflow, SubWorkflow, WorkflowType
+from secmon_dagster.posture.workflows import (
+    AgentWorkflow,
+    SubWorkflow,
+    WorkflowExecution,
+    WorkflowRuns,
+    WorkflowType,
+)
 
 __all__ = [
     "DEFAULT_LAYER",
@@ -39,10 +46,12 @@ __all__ = [
     "CheckStatus",
     "CheckType",
     "Credential",
+    "ExecutionData",
     "InstanceProfile",
     "LayerConfig",
     "LoggedActivity",
     "MonitoringMode",
+    "PatternType",
     "RefusedActError",
     "ScorePoint",
     "SecurityCheck",
@@ -53,6 +62,9 @@ __all__ = [
     "SubWorkflow",
     "ThrottledError",
     "Violation",
+    "WorkflowExecution",
+    "WorkflowPattern",
+    "WorkflowRuns",
     "WorkflowType",
     "band",
     "layer_limits",

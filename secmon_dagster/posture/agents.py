@@ -8,15 +8,25 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from secmon_dagster.errors import ConflictError, InvalidInputError, NotFoundError
+from secmon_dagster.errors import ConflictError, InvalidInputError
 from secmon_dagster.posture.conditions import Condition
+from secmon_dagster.posture.executions import drive, load, start
 from secmon_dagster.posture.records import MAX_NAME, AgentInstance, require_json, require_text
 from secmon_dagster.posture.schemas import require_schema
 from secmon_dagster.posture.session import Connection, Session
-from secmon_dagster.posture.store import Row, fetch, fetch_one, instance_of, require_instance
+from secmon_dagster.posture.store import fetch, fetch_one, instance_of, require_instance
+from secmon_dagster.posture.workflow_store import (
+    SUB_WORKFLOWS,
+    require_workflow,
+    sub_workflow_of,
+    sub_workflows_of,
+    workflow_of,
+)
 from secmon_dagster.posture.workflows import (
     AgentWorkflow,
     SubWorkflow,
+    WorkflowExecution,
+    WorkflowRuns,
     WorkflowType,
     find_path,
     parse_type,
@@ -26,22 +36,19 @@ from secmon_dagster.posture.workflows import (
 DEFAULT_JOB = "agent_workflow"
 _JOB_NAME = re.compile(r"[A-Za-z0-9_]{1,200}")
 _MAX_SCOPES = 1000
-_SUB_WORKFLOWS = (
-    "SELECT s.subworkflow_id, s.parent_workflow_id, s.child_workflow_id, "
-    "w.name AS child_workflow_name, w.workflow_type, s.execution_order, s.condition, s.is_active "
-    "FROM sub_workflows s JOIN agent_workflows w ON w.workflow_id = s.child_workflow_id "
-)
 
 
 class AgentManagementService:
-    """Declares instances and workflows.
+    """Declares instances and workflows, and executes them.
 
     Args:
         session: for whom it acts; the platform itself when left out.
+        runs: where executions run; left out, Dagster's daemon takes them up.
     """
 
-    def __init__(self, session: Session | None = None) -> None:
+    def __init__(self, session: Session | None = None, *, runs: WorkflowRuns | None = None) -> None:
         self._session = session or Session.open()
+        self._runs = runs
 
     # --- instances --------------------------------------------------------------------------------
 
@@ -249,7 +256,7 @@ class AgentManagementService:
                     f"{execution_order}"
                 )
             row = fetch_one(
-                connection, _SUB_WORKFLOWS + "WHERE subworkflow_id = %s", added["subworkflow_id"]
+                connection, SUB_WORKFLOWS + "WHERE subworkflow_id = %s", added["subworkflow_id"]
             )
             assert row is not None
             sub = sub_workflow_of(row)
@@ -277,6 +284,43 @@ class AgentManagementService:
             require_workflow(connection, parent_workflow_id)
             return sub_workflows_of(connection, parent_workflow_id)
 
+    def execute_workflow_with_sub_workflows(
+        self,
+        workflow_id: str,
+        input_data: Mapping[str, Any] | None = None,
+        *,
+        instance_id: str | None = None,
+    ) -> WorkflowExecution:
+        """Execute a workflow, then all beneath it whose conditions hold.
+
+        Args:
+            instance_id: the agent it runs for: under its layer, and as its evidence.
+
+        Returns:
+            The execution as it ended when the service has ``runs`` of its own; otherwise as it was
+            taken on, and Dagster's daemon carries it out.
+
+        Raises:
+            NotFoundError: no such workflow or instance.
+            InvalidInputError: the input breaks the workflow's schema.
+        """
+        driver = "daemon" if self._runs is None else "caller"
+        execution = start(
+            self._session, workflow_id, input_data or {}, instance_id=instance_id, driver=driver
+        )
+        if self._runs is None:
+            return execution
+        return drive(self._session, execution.execution_id, self._runs)
+
+    def get_execution(self, execution_id: str) -> WorkflowExecution:
+        """How an execution stands.
+
+        Raises:
+            NotFoundError: there is none the session may see.
+        """
+        with self._session.begin() as connection:
+            return load(connection, execution_id)
+
     @staticmethod
     def _refuse_circle(connection: Connection, parent: AgentWorkflow, child: AgentWorkflow) -> None:
         edges: dict[str, list[str]] = {}
@@ -295,32 +339,3 @@ class AgentManagementService:
         if self._session.user_id not in (None, owner):
             raise InvalidInputError.of("owner_id", owner, f"only {self._session.user_id!r}")
         return owner
-
-
-def workflow_of(row: Row) -> AgentWorkflow:
-    """A workflow from its row."""
-    return AgentWorkflow(**{**row, "workflow_type": WorkflowType(row["workflow_type"])})
-
-
-def sub_workflow_of(row: Row) -> SubWorkflow:
-    """A child from its row."""
-    return SubWorkflow(**{**row, "workflow_type": WorkflowType(row["workflow_type"])})
-
-
-def require_workflow(connection: Connection, workflow_id: str) -> AgentWorkflow:
-    """The workflow, or :class:`NotFoundError` when there is none the session may see."""
-    row = fetch_one(connection, "SELECT * FROM agent_workflows WHERE workflow_id = %s", workflow_id)
-    if row is None:
-        raise NotFoundError(f"There is no workflow {workflow_id!r}")
-    return workflow_of(row)
-
-
-def sub_workflows_of(connection: Connection, parent_workflow_id: str) -> list[SubWorkflow]:
-    """The children of a workflow, in order."""
-    rows = fetch(
-        connection,
-        _SUB_WORKFLOWS + "WHERE parent_workflow_id = %s ORDER BY execution_order, s.created_at, "
-        "subworkflow_id",
-        parent_workflow_id,
-    )
-    return [sub_workflow_of(row) for row in rows]

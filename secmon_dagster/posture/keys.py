@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from secmon_dagster.errors import InvalidInputError, NotFoundError
@@ -48,6 +48,13 @@ class ApiKey:
     expires_at: datetime
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+    @property
+    def state(self) -> str:
+        """``valid``, ``expired`` or ``revoked``."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "valid" if self.expires_at > datetime.now(UTC) else "expired"
 
 
 def split_key(key: str) -> tuple[str, bytes] | None:

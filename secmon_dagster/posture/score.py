@@ -1,9 +1,11 @@
-"""How far an instance can be trusted: points, score and bands."""
+"""How far an instance can be trusted: results of checks, points, score and bands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class CheckType(StrEnum):
@@ -42,6 +44,17 @@ class Band(StrEnum):
     MONITORING = "monitoring"
     WARNING = "warning"
     COMPROMISED = "compromised"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check found."""
+
+    check_type: CheckType
+    status: CheckStatus
+    severity: Severity
+    description: str
+    details: dict[str, Any]
 
 
 POINTS = {

@@ -10,12 +10,21 @@ from psycopg.types.json import Jsonb
 
 from secmon_dagster.errors import (
     ConflictError,
-    InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
 )
-from secmon_dagster.posture.activity import LoggedActivity, insert_activity, judge, log_activity
+from secmon_dagster.posture.activity import insert_activity, judge
+from secmon_dagster.posture.checks import run_all
+from secmon_dagster.posture.evidence import gather
 from secmon_dagster.posture.layers import LayerConfig, SecurityLayer, parse_mode
+from secmon_dagster.posture.patterns import (
+    ExecutionData,
+    WorkflowPattern,
+    parse_pattern_type,
+    require_rate,
+    successful,
+    track,
+)
 from secmon_dagster.posture.records import (
     MAX_NAME,
     MAX_PROMPT,
@@ -24,41 +33,33 @@ from secmon_dagster.posture.records import (
     InstanceProfile,
     ScorePoint,
     SecurityCheck,
-    Violation,
     require_text,
 )
-from secmon_dagster.posture.scanning import PromptDetector
-from secmon_dagster.posture.score import Severity
+from secmon_dagster.posture.reports import LIBRARY, ActivityReports
+from secmon_dagster.posture.score import CheckStatus
 from secmon_dagster.posture.session import Session
 from secmon_dagster.posture.store import (
     check_of,
     fetch,
     fetch_one,
+    insert_checks,
     layer_of,
     layer_of_instance,
     profile_of,
+    refresh_score,
     require_instance,
     score_point_of,
-    violation_of,
 )
-from secmon_dagster.posture.violations import CHECK_OF_VIOLATION, note_violation
-
-_LIBRARY = Credential()
+from secmon_dagster.posture.workflow_store import require_workflow
 
 
-class SecurityMonitoringService:
+class SecurityMonitoringService(ActivityReports):
     """Under which rules instances run, what they did, and how far they can be trusted.
 
     Args:
         session: for whom it acts; the platform itself when left out.
         detector: a detector of prompt attacks, beside the built-in patterns.
     """
-
-    def __init__(
-        self, session: Session | None = None, *, detector: PromptDetector | None = None
-    ) -> None:
-        self._session = session or Session.open()
-        self._detector = detector
 
     # --- layers -----------------------------------------------------------------------------------
 
@@ -138,7 +139,7 @@ class SecurityMonitoringService:
         prompt_context: str | None = None,
         *,
         may_loosen: bool = True,
-        credential: Credential = _LIBRARY,
+        credential: Credential = LIBRARY,
     ) -> InstanceProfile:
         """Put an instance under a layer; it leaves the one it was under.
 
@@ -209,6 +210,12 @@ class SecurityMonitoringService:
                 )
         return profile_of(row)
 
+    def instances_under_a_layer(self) -> list[str]:
+        """Ids of all instances that have a profile, and so a score."""
+        with self._session.begin() as connection:
+            rows = fetch(connection, "SELECT instance_id FROM security_profiles ORDER BY 1")
+        return [row["instance_id"] for row in rows]
+
     def get_score_history(self, instance_id: str, *, limit: int = 100) -> list[ScorePoint]:
         """How the score moved, newest first.
 
@@ -226,151 +233,31 @@ class SecurityMonitoringService:
             )
         return [score_point_of(row) for row in rows]
 
-    # --- activity and violations ------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
-    def log_instance_activity(
-        self,
-        instance_id: str,
-        activity: Activity | Mapping[str, Any],
-        *,
-        credential: Credential = _LIBRARY,
-    ) -> LoggedActivity:
-        """Keep an act of an instance, held against its layer's rules first.
-
-        Args:
-            activity: ``action`` and optionally ``details``, ``prompt``, ``output``.
-            credential: how the instance proved itself.
-
-        Raises:
-            InvalidInputError: a field is unknown, of the wrong type or too long.
-            NotFoundError: no such instance.
-            ThrottledError: over the layer's requests a minute.
-            RefusedActError: a strict layer refuses it.
-        """
-        act = activity if isinstance(activity, Activity) else _activity(activity)
-        with self._session.begin() as connection:
-            instance = require_instance(connection, instance_id)
-            layer = layer_of_instance(connection, instance_id)
-            logged, refusal = log_activity(
-                self._session, connection, instance, layer, act, credential, self._detector
-            )
-        if refusal is not None:
-            raise refusal
-        return logged
-
-    def log_denied_call(
-        self, instance_id: str, call: str, credential: Credential, *, out_of_bounds: bool = False
-    ) -> None:
-        """Keep that a call about an instance was refused, as evidence for its checks.
-
-        Args:
-            out_of_bounds: the credential is good, but for another instance: a violation at once.
+    def run_security_checks(self, instance_id: str) -> list[SecurityCheck]:
+        """Run all six checks on the evidence of the last day and renew the score.
 
         Raises:
             NotFoundError: no such instance.
         """
         with self._session.begin() as connection:
-            require_instance(connection, instance_id)
-            row = insert_activity(
-                connection, instance_id, Activity(call), credential, denied=True, platform=True
-            )
-            kind = "foreign_rows" if out_of_bounds else "invalid_credential"
-            note_violation(
-                self._session,
+            results = run_all(gather(connection, instance_id, self._detector))
+            checks = insert_checks(connection, instance_id, results)
+            point = refresh_score(connection, instance_id, "checks")
+            failed = any(check.status is CheckStatus.FAILED for check in checks)
+            self._session.record(
                 connection,
-                instance_id,
-                layer_of_instance(connection, instance_id),
-                kind,
-                Severity.HIGH if out_of_bounds else Severity.MEDIUM,
-                "a call about another instance"
-                if out_of_bounds
-                else f"a call with a key that is {credential.error}",
-                {"activity_id": row["activity_id"], "key_id": credential.key_id},
+                "run_security_checks",
+                "agent_instance",
+                resource_id=instance_id,
+                details={
+                    "score": None if point is None else point.score,
+                    "statuses": {check.check_type: check.status for check in checks},
+                },
+                level="warn" if failed else "info",
             )
-
-    def get_activity_log(
-        self, instance_id: str, *, limit: int = 100, before: int | None = None
-    ) -> list[dict[str, Any]]:
-        """Acts of an instance, newest first, those older than activity ``before``.
-
-        Raises:
-            NotFoundError: no such instance.
-        """
-        with self._session.begin() as connection:
-            require_instance(connection, instance_id)
-            return fetch(
-                connection,
-                "SELECT activity_id, at, source, action, details, prompt, output, auth_method, "
-                "key_id, auth_error, denied, throttled, schema_error, findings "
-                "FROM instance_activities WHERE instance_id = %s AND activity_id < %s "
-                "ORDER BY activity_id DESC LIMIT %s",
-                instance_id,
-                2**63 - 1 if before is None else before,
-                limit,
-            )
-
-    def report_violation(
-        self,
-        instance_id: str,
-        violation_type: str,
-        severity: Severity,
-        description: str,
-        *,
-        details: Mapping[str, Any] | None = None,
-        run_id: str | None = None,
-        source_id: str | None = None,
-    ) -> Violation | None:
-        """Note a violation someone else saw; the score falls at once.
-
-        Args:
-            source_id: the reporter's id for it, so that a second report changes nothing.
-
-        Returns:
-            The violation, or None when it had been reported before.
-
-        Raises:
-            InvalidInputError: an unknown kind of violation.
-            NotFoundError: no such instance.
-        """
-        if violation_type not in CHECK_OF_VIOLATION:
-            raise InvalidInputError.of(
-                "violation_type", violation_type, ", ".join(CHECK_OF_VIOLATION)
-            )
-        with self._session.begin() as connection:
-            require_instance(connection, instance_id)
-            return note_violation(
-                self._session,
-                connection,
-                instance_id,
-                layer_of_instance(connection, instance_id),
-                violation_type,
-                severity,
-                description,
-                details or {},
-                run_id=run_id,
-                source_id=source_id,
-            )
-
-    def get_violations(
-        self, instance_id: str | None = None, *, limit: int = 100
-    ) -> list[Violation]:
-        """Violations, newest first, of one instance or of all that may be seen.
-
-        Raises:
-            NotFoundError: no such instance.
-        """
-        with self._session.begin() as connection:
-            if instance_id is not None:
-                require_instance(connection, instance_id)
-            rows = fetch(
-                connection,
-                "SELECT * FROM security_violations WHERE %s::text IS NULL OR instance_id = %s "
-                "ORDER BY at DESC LIMIT %s",
-                instance_id,
-                instance_id,
-                limit,
-            )
-        return [violation_of(row) for row in rows]
+        return checks
 
     def get_security_checks(self, instance_id: str, *, limit: int = 100) -> list[SecurityCheck]:
         """Stored results of an instance, newest first.
@@ -389,30 +276,56 @@ class SecurityMonitoringService:
             )
         return [check_of(row) for row in rows]
 
+    # --- patterns ---------------------------------------------------------------------------------
 
-def _activity(raw: Mapping[str, Any]) -> Activity:
-    allowed = ("action", "details", "prompt", "output")
-    for name in raw:
-        if name not in allowed:
-            raise InvalidInputError(
-                f"{name} is no field of an activity; allowed: {', '.join(allowed)}", field=name
-            )
-    return Activity(
-        action=raw.get("action", ""),
-        details=raw.get("details") or {},
-        prompt=raw.get("prompt"),
-        output=raw.get("output"),
-    )
+    def track_workflow_pattern(
+        self,
+        workflow_id: str,
+        pattern_type: str,
+        execution_data: ExecutionData | Mapping[str, Any],
+    ) -> WorkflowPattern:
+        """Count one execution of a workflow; exact however many callers count at once.
+
+        Args:
+            execution_data: ``duration_ms``, ``success`` and optionally ``security_score``.
+
+        Raises:
+            InvalidInputError: an unknown type, or a figure out of range.
+            NotFoundError: no such workflow.
+        """
+        kind = parse_pattern_type(pattern_type)
+        execution = (
+            execution_data
+            if isinstance(execution_data, ExecutionData)
+            else ExecutionData.of(execution_data)
+        )
+        with self._session.begin() as connection:
+            require_workflow(connection, workflow_id)
+            return track(connection, workflow_id, kind, execution)
+
+    def get_successful_patterns(
+        self, min_success_rate: float = 80, *, limit: int = 100
+    ) -> list[WorkflowPattern]:
+        """Successful patterns that emerged, best first.
+
+        Raises:
+            InvalidInputError: the rate is no number from 0 to 100.
+        """
+        rate = require_rate(min_success_rate)
+        with self._session.begin() as connection:
+            return successful(connection, rate, limit)
 
 
 def layer_limits(name: str) -> dict[str, int | bool]:
-    """The limits of the layer called ``name``, in the form a declaration of limits takes.
+    """The limits of the layer with this name or id, in the form a declaration of limits takes.
 
     Raises:
         NotFoundError: there is no such layer; a run under it must not start.
     """
     with Session.open().begin() as connection:
-        row = fetch_one(connection, "SELECT * FROM security_layers WHERE name = %s", name)
+        row = fetch_one(
+            connection, "SELECT * FROM security_layers WHERE name = %s OR layer_id = %s", name, name
+        )
     if row is None:
         raise NotFoundError(f"There is no security layer called {name!r}")
     return layer_of(row).limits()

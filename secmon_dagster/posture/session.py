@@ -52,7 +52,7 @@ class Session:
         *,
         resource_id: str,
         details: Mapping[str, Any],
-        event_type: str,
+        event_type: str | None = None,
         level: str = "info",
         execution_id: str | None = None,
     ) -> None:

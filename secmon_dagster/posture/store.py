@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Jsonb, set_json_loads
 
 from secmon_dagster.errors import NotFoundError
 from secmon_dagster.posture.layers import LayerConfig, MonitoringMode, SecurityLayer
@@ -19,6 +20,7 @@ from secmon_dagster.posture.records import (
 )
 from secmon_dagster.posture.score import (
     Band,
+    CheckResult,
     CheckStatus,
     CheckType,
     Severity,
@@ -33,6 +35,8 @@ Row = dict[str, Any]
 def fetch(connection: Connection, query: str, *parameters: object) -> list[Row]:
     """All rows of ``query``, as dicts."""
     with connection.cursor(row_factory=dict_row) as cursor:
+        # jsonb writes 1e300 as an integer of 300 digits; orjson reads it back as the float it was.
+        set_json_loads(orjson.loads, cursor)
         return cursor.execute(query.encode(), parameters).fetchall()
 
 
@@ -124,29 +128,23 @@ def layer_of_instance(connection: Connection, instance_id: str) -> SecurityLayer
     return None if row is None else layer_of(row)
 
 
-def insert_check(
-    connection: Connection,
-    instance_id: str,
-    check_type: CheckType,
-    status: CheckStatus,
-    severity: Severity,
-    description: str,
-    details: Mapping[str, Any],
-) -> SecurityCheck:
-    """Store one result."""
-    row = fetch_one(
+def insert_checks(
+    connection: Connection, instance_id: str, results: Sequence[CheckResult]
+) -> list[SecurityCheck]:
+    """Store results, in one statement."""
+    rows = fetch(
         connection,
         "INSERT INTO security_checks (instance_id, check_type, status, severity, description, "
-        "details) VALUES (%s, %s, %s, %s, %s, %s) RETURNING *",
+        "details) SELECT %s, * FROM unnest(%s::text[], %s::text[], %s::check_severity[], "
+        "%s::text[], %s::jsonb[]) RETURNING *",
         instance_id,
-        check_type,
-        status,
-        severity,
-        description,
-        Jsonb(dict(details)),
+        [result.check_type for result in results],
+        [result.status for result in results],
+        [result.severity for result in results],
+        [result.description for result in results],
+        [Jsonb(result.details) for result in results],
     )
-    assert row is not None
-    return check_of(row)
+    return [check_of(row) for row in rows]
 
 
 def latest_statuses(connection: Connection, instance_id: str) -> dict[CheckType, CheckStatus]:

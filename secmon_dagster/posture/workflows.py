@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.posture.conditions import Condition
@@ -93,6 +93,58 @@ class Node:
     reason: str | None
     run_id: str | None
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowExecution:
+    """One execution of a workflow with all that is under it.
+
+    Attributes:
+        status: ``running``, ``success`` or ``failed``.
+        duration_ms: until it ended, or until now.
+        nodes: its workflows, parents before children.
+    """
+
+    execution_id: str
+    workflow_id: str
+    instance_id: str | None
+    status: str
+    input_data: dict[str, Any]
+    started_at: datetime
+    ended_at: datetime | None
+    duration_ms: float
+    nodes: list[Node]
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How a node's run stands.
+
+    Attributes:
+        status: ``launched`` while it is under way, ``success`` or ``failed``.
+        metrics: the numbers it reported.
+    """
+
+    run_id: str
+    status: NodeStatus
+    reason: str | None
+    metrics: dict[str, float]
+
+
+class WorkflowRuns(Protocol):
+    """Where the runs of nodes happen: Dagster."""
+
+    def launch(self, node: Node, tags: Mapping[str, str]) -> str | None:
+        """Start the node's run; asked twice for one node it starts one run all the same.
+
+        Returns:
+            Why it can't be started; None when it was.
+        """
+        ...
+
+    def report(self, node_id: str) -> RunReport | None:
+        """How the node's run stands; None while there is none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
