@@ -38,7 +38,7 @@ def create_app() -> FastAPI:
         responses=problems.documented(401, 403, 404, 422, 429, 503),
     )
     routers = [security.router, agents.router]
-    for name in ("packages",):
+    for name in ("packages", "vecsec"):
         module = f"secmon_dagster.api.{name}"
         if importlib.util.find_spec(module) is not None:
             routers.append(importlib.import_module(module).router)
