@@ -25,6 +25,7 @@
     │   ├── ArtifactBlockedError
     │   ├── ApprovalRequiredError
     │   ├── CheckTimeoutError
+    │   ├── GateBusyError
     │   └── GateMisconfiguredError
     ├── DriftError
     └── ModelDefinitionError      a model's YAML, data or estimator is wrong
@@ -218,6 +219,13 @@ class CheckTimeoutError(GateError):
 
     status = 503
     problem_type = "check-timeout"
+
+
+class GateBusyError(GateError):
+    """Too many checks are under way; the same request may pass in a moment."""
+
+    status = 503
+    problem_type = "gate-busy"
 
 
 class GateMisconfiguredError(GateError):

@@ -253,6 +253,8 @@ CREATE TABLE secmon.run_approvals (
   decided_by   text,
   decided_at   timestamptz,
   reason       text,
+  -- When the decision reached the run in Dagster's queue.
+  applied_at   timestamptz,
   -- Two persons, whatever the code above this table believes.
   CHECK (decided_by IS NULL OR decided_by <> requested_by),
   CHECK ((state = 'pending') = (decided_by IS NULL))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from secmon_dagster.audit.canonical import canonical_json
 from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Level, Receipt, new_entry_id
 from secmon_dagster.audit.keys import KeyRing, ring_file
 from secmon_dagster.audit.proof import prove_inclusion
+from secmon_dagster.audit.retention import Archive, Archived
 from secmon_dagster.audit.signer import CheckpointSigner, Publication
 from secmon_dagster.audit.store import Query, Store, scheme_of
 from secmon_dagster.audit.verification import Verification
@@ -336,15 +337,75 @@ class HashChainAuditLogger:
         """The whole chain as text.
 
         Args:
-            output_format: ``json`` or ``csv``.
+            output_format: ``json``, ``ndjson`` or ``csv``.
+        """
+        pieces: list[str] = []
+        self.export_to(pieces.append, output_format)
+        return "".join(pieces)
+
+    def export_to(
+        self,
+        write: Callable[[str], object],
+        output_format: str = "json",
+        *,
+        first_seq: int | None = None,
+        last_seq: int | None = None,
+    ) -> export.Header:
+        """Export the chain or a range of it in pieces, in bounded memory.
+
+        Raises:
+            InvalidInputError: no such format or range.
         """
         with self.store.snapshot() as snapshot:
-            match output_format:
-                case export.Format.JSON:
-                    return "".join(export.as_json(snapshot))
-                case export.Format.CSV:
-                    return "".join(export.as_csv(snapshot))
-        raise InvalidInputError.of("output_format", output_format, ", ".join(export.Format))
+            header = export.Header.of(snapshot, first_seq, last_seq)
+            for piece in export.write(snapshot, header, output_format):
+                write(piece)
+        return header
+
+    def archive(self, older_than: timedelta = timedelta(days=90)) -> list[Archived]:
+        """Move whole partitions older than that to files that prove themselves."""
+        return self._archive().archive(older_than)
+
+    def restore(self, first_seq: int) -> Archived:
+        """Bring an archived partition back."""
+        return self._archive().restore(first_seq)
+
+    def new_incarnation(self, reason: str, *, actor: str | None = None) -> Publication:
+        """Go on under a new name after a legitimate restore from a backup, and say so in the log.
+
+        What the earlier incarnation signed beyond the entries that are there is given up.
+        """
+        if not isinstance(self.store, PostgresStore):
+            raise InvalidInputError(f"{self.store.name} has no incarnations")
+        restored_to = self.store.head().seq
+        incarnation = self.store.next_incarnation()
+        self.store.append(
+            [
+                Draft.of(
+                    "log.incarnation",
+                    actor or get_settings().user or "secmon",
+                    "audit_chain",
+                    data={"incarnation": incarnation, "restored_to": restored_to},
+                    details={"reason": reason},
+                    level="critical",
+                    event_type="config.change",
+                )
+            ]
+        )
+        signer = CheckpointSigner.from_settings(self.store, get_settings())
+        signer.forget()
+        return signer.checkpoint()
+
+    def _archive(self) -> Archive:
+        if not isinstance(self.store, PostgresStore):
+            raise InvalidInputError(f"{self.store.name} has no partitions to archive")
+        settings = get_settings()
+        return Archive(
+            self.store,
+            settings.home / "archive",
+            KeyRing.load(ring_file(settings)),
+            settings.user or "secmon",
+        )
 
     def describe_guarantees(self) -> dict[str, str]:
         """What this chain on this database prevents, detects or can't see."""

@@ -165,6 +165,15 @@ class CheckpointSigner:
                 failed,
             )
 
+    def forget(self) -> None:
+        """Begin anew, for a new incarnation; what was signed last is kept beside."""
+        with self._exclusive():
+            if self._state_file.exists():
+                number = len(list(self._state_file.parent.glob("*.json.old-*"))) + 1
+                self._state_file.rename(
+                    self._state_file.with_name(f"{self._state_file.name}.old-{number}")
+                )
+
     def _refuse_contradiction(self, snapshot: Snapshot, state: SignerState, origin: str) -> None:
         head = snapshot.head
         if state.origin not in ("", origin):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +24,7 @@ from secmon_dagster.errors import (
     ApprovalRequiredError,
     ArtifactBlockedError,
     CheckTimeoutError,
+    GateBusyError,
     GateError,
     GateMisconfiguredError,
     InvalidInputError,
@@ -35,6 +39,21 @@ from secmon_dagster.gate.verdict import MonitoringResult, Outcome, Verdict, comb
 from secmon_dagster.settings import get_settings
 
 _CACHE_SIZE = 4096
+# Checks at a time in one process; the next ones wait for as long as a script may run.
+SLOTS = 4 * (os.cpu_count() or 1)
+_slots = threading.BoundedSemaphore(SLOTS)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What may be handed out: an open descriptor on a private copy, to be closed by who gets it.
+    Without one the artifact only lives at its URL. ``verdict`` is None where none was needed."""
+
+    artifact: Artifact
+    verdict: Verdict | None
+    descriptor: int | None = None
+    size: int = 0
+    sha256: str = ""
 
 
 class Gatekeeper:
@@ -131,9 +150,7 @@ class Gatekeeper:
         with transaction() as connection:
             artifact = self._find(connection, artifact_id)
             policy = load_policy(connection)
-        if artifact.path is None:
-            return self._judge(artifact, policy, None, user_id, run_id, fresh)
-        with self._snapshot(artifact.path) as taken:
+        with self._bytes(artifact) as taken:
             return self._judge(artifact, policy, taken, user_id, run_id, fresh)
 
     def _judge(
@@ -155,7 +172,14 @@ class Gatekeeper:
         elif cached is not None:
             result = replace(cached.result, execution_duration_ms=0.0)
         else:
-            result = self._run(artifact, policy, taken)
+            if not _slots.acquire(timeout=policy.timeout):
+                raise GateBusyError(
+                    f"{SLOTS} checks are under way", artifact_id=artifact.id, retry_after=5
+                )
+            try:
+                result = self._run(artifact, policy, taken)
+            finally:
+                _slots.release()
         with transaction(user_id=user_id) as connection:
             if taken is not None and artifact.sha256 is None:
                 connection.execute(
@@ -220,7 +244,7 @@ class Gatekeeper:
             CheckTimeoutError, GateMisconfiguredError: the check could not be made.
             NotFoundError: no such artifact or file.
         """
-        with transaction() as connection:
+        with transaction(user_id=user_id) as connection:
             artifact = self._find(connection, artifact_id)
             policy = load_policy(connection)
         if artifact.path is None:
@@ -233,11 +257,34 @@ class Gatekeeper:
                     hint="register the new bytes; they need a check of their own",
                     artifact_id=artifact_id,
                 )
-            with transaction() as connection:
+            with transaction(user_id=user_id) as connection:
                 digest = policy.digest(artifact)
                 verdict = history.latest_verdict(connection, artifact.id, taken.sha256, digest)
                 self.require(connection, artifact, verdict)
             return os.fdopen(os.dup(taken.descriptor), "rb")
+
+    def download(self, artifact_id: str, *, user_id: str | None = None) -> Release:
+        """Check and release in one go, on one copy of the bytes: what an endpoint serves.
+
+        An artifact that is not sensitive is not checked; its bytes still have to be those that
+        were registered.
+
+        Raises:
+            See :meth:`check` and :meth:`open_released`.
+        """
+        with transaction(user_id=user_id) as connection:
+            artifact = self._find(connection, artifact_id)
+            policy = load_policy(connection)
+        with self._bytes(artifact) as taken:
+            verdict = None
+            changed = taken is not None and artifact.sha256 not in (None, taken.sha256)
+            if artifact.is_sensitive or artifact.require_approval or changed:
+                verdict = self._judge(artifact, policy, taken, user_id, None, False)
+                with transaction(user_id=user_id) as connection:
+                    self.require(connection, artifact, verdict)
+            if taken is None:
+                return Release(artifact, verdict)
+            return Release(artifact, verdict, os.dup(taken.descriptor), taken.size, taken.sha256)
 
     def require(
         self,
@@ -336,7 +383,16 @@ class Gatekeeper:
 
     # --- shared -----------------------------------------------------------------------------------
 
-    def _snapshot(self, path: Path) -> Any:
+    @contextmanager
+    def _bytes(self, artifact: Artifact) -> Iterator[Snapshot | None]:
+        """A snapshot of the artifact's file, None for one that only lives at a URL."""
+        if artifact.path is None:
+            yield None
+            return
+        with self._snapshot(artifact.path) as taken:
+            yield taken
+
+    def _snapshot(self, path: Path) -> AbstractContextManager[Snapshot]:
         settings = get_settings()
         return snapshot(path, settings.home / "gate", max_bytes=settings.gate_max_bytes)
 

@@ -162,6 +162,17 @@ def latest_verdict(
     return None if row is None else verdict_of(row)
 
 
+def find_check(check_id: str) -> Verdict | None:
+    """One check by its id."""
+    with transaction() as connection:
+        row = (
+            connection.cursor(row_factory=dict_row)
+            .execute("SELECT * FROM monitoring_history WHERE check_id = %s", (check_id,))
+            .fetchone()
+        )
+    return None if row is None else verdict_of(row)
+
+
 def is_recorded(connection: psycopg.Connection[Any], verdict: Verdict) -> bool:
     """Whether the audit chain (or its outbox) holds this very verdict.
 

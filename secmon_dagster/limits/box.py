@@ -142,6 +142,7 @@ class _Run:
         self._observed: float | None = None
         self._detail: str | None = None
         self._refusal: str | None = None
+        self._look_again: float | None = None
         self._attempts = 0
         self._warnings: dict[KillReason, Violation] = {}
         self._kill_at: float | None = None
@@ -271,9 +272,11 @@ class _Run:
                         usage.ru_oublock * 512,
                     )
                 now = time.monotonic()
-                if now >= next_look:
+                if now >= next_look or self._look_again is not None:
                     next_look = now + look_every
                     self._look(box)
+                    if self._look_again is not None:
+                        next_look = now + self._look_again
                 if deadline is not None and now >= deadline:
                     deadline = None
                     self._passed(KillReason.TIME, now - started, process.pid, box)
@@ -292,6 +295,7 @@ class _Run:
 
     def _look(self, box: Box) -> None:
         reading = box.read()
+        self._look_again = reading.look_again
         if reading.out_of_memory:
             self._end(KillReason.MEMORY, reading.memory_bytes, box)
         elif reading.forks_refused:

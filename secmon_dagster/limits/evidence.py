@@ -34,8 +34,8 @@ class KillReason(StrEnum):
 class Evidence:
     """What the back end found after the last process was gone, before the box was removed.
 
-    ``oom_kills`` is the kernel's own counter; ``oom_seen`` says that the group stood still at its
-    limit when we looked (cgroup v1 with the kernel's killer off), or that sampling saw it over.
+    ``oom_kills`` is the kernel's own counter; ``oom_seen`` says that the group was at its limit
+    when we looked, or that sampling saw it over.
     """
 
     oom_kills: int = 0

@@ -49,6 +49,7 @@ class Supervisor:
         new_zygote: starts a warm zygote; called again if one is lost.
         grace: seconds between asking a process to stop and ending it.
         monitor_every: window of CPU and metrics, seconds.
+        last_word: sent to a process before it is asked to stop at a limit.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class Supervisor:
         *,
         grace: float = 5.0,
         monitor_every: float = MONITOR_EVERY,
+        last_word: bytes | None = None,
     ) -> None:
         self._backend = backend
         self._new_zygote = new_zygote
         self._grace = grace
         self._monitor_every = monitor_every
+        self._last_word = last_word
         self._watched: dict[str, Watched] = {}
         self._by_pid: dict[int, Watched] = {}
         self._notices: deque[Notice] = deque()
@@ -138,7 +141,7 @@ class Supervisor:
             started=now,
             grace=self._grace if grace is None else grace,
             deadline=now + (complete.max_execution_time_ms or 0) / 1000,
-            next_look=now,
+            next_look=None if self._backend.look_every is None else now,
             next_monitor=now + self._monitor_every,
             windows=CpuWindows(complete.max_cpu_percent),
         )
@@ -228,7 +231,7 @@ class Supervisor:
                 watched.deadline,
                 watched.escalation[0][0] if watched.escalation else None,
                 watched.next_monitor,
-                watched.next_look if self._backend.look_every is not None else None,
+                watched.next_look,
                 watched.ended_at if watched.exit is not None else None,
             )
             if moment is not None
@@ -246,8 +249,7 @@ class Supervisor:
                 self._passed(watched, KillReason.TIME, now, now - watched.started)
             if watched.escalation and now >= watched.escalation[0][0]:
                 self._escalate(watched, now)
-            if self._backend.look_every is not None and now >= watched.next_look:
-                watched.next_look = now + self._backend.look_every
+            if watched.next_look is not None and now >= watched.next_look:
                 self._look(watched, now)
             if now >= watched.next_monitor:
                 watched.next_monitor = now + self._monitor_every
@@ -263,6 +265,8 @@ class Supervisor:
 
     def _look(self, watched: Watched, now: float) -> None:
         reading = watched.reading = watched.box.read()
+        again = self._backend.look_every or reading.look_again
+        watched.next_look = None if again is None else now + again
         if reading.out_of_memory:
             self._decide(watched, KillReason.MEMORY, now, reading.memory_bytes)
         elif reading.forks_refused:
@@ -323,6 +327,8 @@ class Supervisor:
         if watched.reason is None:
             watched.reason, watched.observed = reason, observed
             self._notices.append(Decided(watched.key, reason))
+        if self._last_word is not None and not straight and reason is not KillReason.INTERRUPT:
+            watched.link.send(self._last_word)
         watched.escalation = escalation(reason, now, watched.grace)
         self._escalate(watched, now)
 

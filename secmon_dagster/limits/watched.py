@@ -114,7 +114,7 @@ class Watched:
     deadline: float | None = None
     escalation: list[tuple[float, signal.Signals | None]] = field(default_factory=list)
     """When to send what next; ``None`` stands for ending the whole box."""
-    next_look: float = 0.0
+    next_look: float | None = None
     next_monitor: float = 0.0
     reason: KillReason | None = None
     observed: float | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from dagster import DagsterInstance
+from dagster import DagsterEvent, DagsterInstance
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.definitions.repository_definition import RepositoryLoadData
@@ -19,7 +19,11 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.execution import compute_logs
 from dagster._core.execution.api import create_execution_plan, execute_plan_iterator
 from dagster._core.execution.context.system import IStepContext, PlanOrchestrationContext
-from dagster._core.execution.context_creation_job import create_context_free_log_manager
+from dagster._core.execution.context_creation_job import (
+    create_context_free_log_manager,
+    scoped_job_context,
+)
+from dagster._core.execution.plan import execute_plan
 from dagster._core.execution.plan.active import ActiveExecution
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.objects import (
@@ -41,7 +45,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage import local_compute_log_manager
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster._serdes import deserialize_value, serialize_value
-from dagster._utils import ensure_file
+from dagster._utils import ensure_file, touch_file
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts
 from dagster_shared.error import SerializableErrorInfo
@@ -70,6 +74,7 @@ __all__ = [
     "StepRetryData",
     "UserFailureData",
     "capture_interrupts",
+    "complete_compute_logs",
     "create_context_free_log_manager",
     "create_execution_plan",
     "deserialize_value",
@@ -78,8 +83,11 @@ __all__ = [
     "get_retries_config",
     "get_step_dependency_config_field",
     "get_tag_concurrency_limits_config",
+    "has_hooks",
     "kept_connections",
     "multiple_process_executor_requirements",
+    "run_hooks",
+    "run_hooks_unless",
     "serializable_error_info_from_exc_info",
     "serialize_value",
     "write_logs_to_files_only",
@@ -125,6 +133,60 @@ def kept_connections(instance: DagsterInstance) -> Iterator[None]:
 def _put_back(storage: Any, engine: Any) -> None:
     pooled, storage._engine = storage._engine, engine
     pooled.dispose()
+
+
+def run_hooks_unless(ended: Callable[[], bool]) -> None:
+    """Have steps of this process skip their hooks once ``ended`` says so.
+
+    A step that is being ended at a limit sees an interrupt; its failure hooks would be told of that
+    instead of the limit. They run afterwards, in a process of their own.
+    """
+    stock = execute_plan._trigger_hook
+
+    def trigger_hook(step_context: Any, events: Sequence[DagsterEvent]) -> Iterator[DagsterEvent]:
+        if not ended():
+            yield from stock(step_context, events)
+
+    setattr(execute_plan, "_trigger_hook", trigger_hook)  # noqa: B010
+
+
+def run_hooks(
+    plan: ExecutionPlan,
+    job: ReconstructableJob,
+    run: DagsterRun,
+    run_config: dict[str, Any],
+    instance: DagsterInstance,
+    failure: DagsterEvent,
+    error: BaseException,
+) -> None:
+    """Run the hooks of the plan's one step for a failure that its own process didn't live to see.
+
+    ``error`` is what hooks find as ``context.op_exception``.
+    """
+    [step] = plan.get_steps_to_execute_in_topo_order()
+    with scoped_job_context(plan, job, run_config, run, instance) as job_context:
+        step_context = job_context.for_step(step, plan.known_state)
+        step_context.capture_step_exception(error)
+        for _ in execute_plan._trigger_hook(step_context, [failure]):
+            continue
+
+
+def has_hooks(step_context: IStepContext) -> bool:
+    """Whether the job has hooks for this step."""
+    definition = step_context.job.get_definition()
+    return bool(definition.get_all_hooks_for_handle(step_context.node_handle))
+
+
+def complete_compute_logs(instance: DagsterInstance, run_id: str, file_key: str) -> None:
+    """Mark the logs of a process that was ended as complete, so that readers stop waiting."""
+    manager = instance.compute_log_manager
+    key = manager.build_log_key_for_run(run_id, file_key)
+    local = getattr(manager, "local_manager", manager)
+    if isinstance(local, local_compute_log_manager.LocalComputeLogManager):
+        touch_file(local.complete_artifact_path(key))
+        upload = getattr(manager, "_on_capture_complete", None)
+        if upload is not None:
+            upload(key)
 
 
 def write_logs_to_files_only() -> None:

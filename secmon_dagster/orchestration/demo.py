@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import uuid
@@ -26,6 +27,8 @@ from secmon_dagster.orchestration.platform import MODULE
 from secmon_dagster.settings import get_settings
 
 _DEMO_TAG = "secmon/demo"
+# "package.module.SomeError: what happened" without what a person at the terminal can't use
+_CLASS_NAME = re.compile(r"^\w+(\.\w+)+: (?=\S)")
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,14 @@ class FinishedRun:
         return self.run.status is dg.DagsterRunStatus.SUCCESS
 
     def failure_text(self, step: str) -> str:
-        """Why a step failed, innermost cause included; empty if it didn't."""
+        """Why a step failed, as its innermost cause says it; empty if it didn't."""
         if step not in self.failures:
             return ""
         error = self.failures[step].step_failure_data.error
-        texts = []
-        while error is not None:
-            texts.append(error.message.strip())
+        assert error is not None
+        while error.cause is not None:
             error = error.cause
-        return " ".join(texts)
+        return _CLASS_NAME.sub("", error.message.strip())
 
     def failure_metadata(self, step: str) -> dict[str, Any]:
         """The failure's metadata by name, plain values."""
@@ -65,7 +67,6 @@ def execute(
     job: str,
     *,
     config: dict[str, Any] | None = None,
-    tags: dict[str, str] | None = None,
     user: str,
 ) -> FinishedRun:
     """Run ``job`` to its end with ``dagster job execute`` and read back what was recorded.
@@ -76,26 +77,11 @@ def execute(
     mark = uuid.uuid4().hex
     folder = get_settings().home / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    configuration = folder / f"{job}.json"
+    configuration = folder / f"{job}-{mark[:8]}.json"
     configuration.write_text(json.dumps(config or {}))  # JSON is YAML
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "dagster"),
-            "job",
-            "execute",
-            "-m",
-            MODULE,
-            "-j",
-            job,
-            "-c",
-            str(configuration),
-            "--tags",
-            json.dumps({_DEMO_TAG: mark, USER_TAG: user, **(tags or {})}),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ.copy(),
-        check=False,
+    labels = json.dumps({_DEMO_TAG: mark, USER_TAG: user})
+    done = _dagster(
+        "job", "execute", "-m", MODULE, "-j", job, "-c", str(configuration), "--tags", labels
     )
     runs = instance.get_runs(dg.RunsFilter(tags={_DEMO_TAG: mark}), limit=1)
     if not runs:
@@ -110,6 +96,11 @@ def execute(
         if record.event_log_entry.dagster_event is not None
     }
     return FinishedRun(runs[0], failures)
+
+
+def _dagster(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).parent / "dagster")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
 class _RunsACommand:
@@ -147,13 +138,13 @@ def shifted_window(model_id: str, *, deviations: float) -> Path:
     return file
 
 
-def find_with_a_tick(
-    instance: dg.DagsterInstance, sensor: dg.SensorDefinition, check_id: str
-) -> bool:
-    """Evaluate a sensor once, as the daemon does: whether it asks for a run for the check."""
-    with dg.build_sensor_context(instance=instance) as context:
-        tick = sensor.evaluate_tick(context)
-    return any(check_id in str(request.run_key) for request in tick.run_requests or [])
+def ticks(sensor: str) -> str:
+    """Evaluate a sensor once, without a cursor, with ``dagster sensor preview``.
+
+    Returns:
+        What it asks for.
+    """
+    return _dagster("sensor", "preview", sensor, "-m", MODULE).stdout
 
 
 @contextmanager

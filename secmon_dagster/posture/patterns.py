@@ -157,6 +157,21 @@ def track_run(
     return [track(connection, workflow_id, kind, execution) for kind in types]
 
 
+def discovered_workflow(connection: Connection, owner_id: str, job_name: str) -> str:
+    """The workflow of a job nobody declared, made the first time its owner runs it."""
+    row = fetch_one(
+        connection,
+        "INSERT INTO agent_workflows (owner_id, name, workflow_type, job_name, discovered) "
+        "VALUES (%s, %s, 'sequential', %s, TRUE) ON CONFLICT (owner_id, job_name) WHERE discovered "
+        "DO UPDATE SET name = EXCLUDED.name RETURNING workflow_id",
+        owner_id,
+        job_name[:200],
+        job_name,
+    )
+    assert row is not None
+    return str(row["workflow_id"])
+
+
 def successful(
     connection: Connection, min_success_rate: float, limit: int
 ) -> list[WorkflowPattern]:

@@ -210,6 +210,12 @@ class SecurityMonitoringService(ActivityReports):
                 )
         return profile_of(row)
 
+    def instances_under_a_layer(self) -> list[str]:
+        """Ids of all instances that have a profile, and so a score."""
+        with self._session.begin() as connection:
+            rows = fetch(connection, "SELECT instance_id FROM security_profiles ORDER BY 1")
+        return [row["instance_id"] for row in rows]
+
     def get_score_history(self, instance_id: str, *, limit: int = 100) -> list[ScorePoint]:
         """How the score moved, newest first.
 

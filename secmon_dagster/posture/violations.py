@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -11,7 +11,13 @@ from secmon_dagster.posture.layers import MonitoringMode, SecurityLayer
 from secmon_dagster.posture.records import Violation
 from secmon_dagster.posture.score import CheckResult, CheckStatus, CheckType, Severity
 from secmon_dagster.posture.session import Connection, Session
-from secmon_dagster.posture.store import fetch_one, insert_checks, refresh_score, violation_of
+from secmon_dagster.posture.store import (
+    fetch,
+    fetch_one,
+    insert_checks,
+    refresh_score,
+    violation_of,
+)
 
 # Which of the six checks a kind of violation is evidence for. The five of the executor come first;
 # a limit of consumption that was broken speaks about consumption, as the request rate does.
@@ -108,3 +114,35 @@ def note_violation(
         execution_id=run_id,
     )
     return violation
+
+
+def due_terminations(session: Session) -> list[tuple[str, str]]:
+    """Violations whose instance's runs have yet to be ended: violation and instance."""
+    with session.begin() as connection:
+        rows = fetch(
+            connection,
+            "SELECT violation_id, instance_id FROM security_violations "
+            "WHERE termination = 'due' ORDER BY at",
+        )
+    return [(row["violation_id"], row["instance_id"]) for row in rows]
+
+
+def mark_terminated(
+    session: Session, violation_id: str, instance_id: str, run_ids: Sequence[str]
+) -> None:
+    """The instance's runs were ended for this violation."""
+    with session.begin() as connection:
+        connection.execute(
+            "UPDATE security_violations SET termination = 'done', ended_runs = %s "
+            "WHERE violation_id = %s",
+            (list(run_ids), violation_id),
+        )
+        session.record(
+            connection,
+            "terminate_runs",
+            "agent_instance",
+            resource_id=instance_id,
+            details={"violation_id": violation_id, "run_ids": list(run_ids)},
+            event_type="execution.cancelled",
+            level="critical",
+        )

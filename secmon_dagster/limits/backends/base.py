@@ -28,6 +28,8 @@ class Reading:
     written_bytes: int | None = None
     out_of_memory: bool = False
     forks_refused: int = 0
+    look_again: float | None = None
+    """Seconds after which another look may show what this one could not yet."""
     counters: dict[str, float | int | str] = field(default_factory=dict)
 
 

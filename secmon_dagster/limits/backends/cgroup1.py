@@ -1,14 +1,17 @@
 """Control groups, version 1: one hierarchy a controller.
 
-The kernel's own killer is switched off (``memory.oom_control`` = 1), because with it on one child
-dies and its parent may go on to report success. A group at its limit then stands still and an
-eventfd says so; we read ``under_oom`` and end the whole group.
+Version 1 can't end a group as a whole: the kernel kills one process at the limit, and its parent
+may go on to report success. So an eventfd tells us at once, we end the rest, and whoever reports
+success is believed only after the kernel's counter of kills was read. (Switching the kernel's
+killer off instead stops the group only where it touches memory: a write to a file in memory then
+fails with ENOMEM and nobody is told.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from secmon_dagster.limits.evidence import MB, Evidence
 
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
 _PERIOD_US = 100_000
+_SUSPICION = 1.0
+_LOOK_AGAIN = 0.005
 
 
 class Cgroup1Box:
@@ -32,6 +37,7 @@ class Cgroup1Box:
         self._accounting, self._pids = folders["cpuacct"], folders["pids"]
         self._eventfd: int | None = None
         self._out_of_memory = False
+        self._suspected_until = 0.0
         for folder in dict.fromkeys(self._folders.values()):
             groups.make(folder)
         try:
@@ -48,7 +54,6 @@ class Cgroup1Box:
             # accounting don't have the file.
             if (self._memory / "memory.memsw.limit_in_bytes").exists():
                 groups.write(self._memory / "memory.memsw.limit_in_bytes", size)
-            groups.write(self._memory / "memory.oom_control", "1")
             self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             control = os.open(self._memory / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -74,12 +79,17 @@ class Cgroup1Box:
         return [] if self._eventfd is None else [self._eventfd]
 
     def read(self) -> Reading:
+        look_again = None
         if self._eventfd is not None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._eventfd)
-            # The eventfd also fires when the group is removed, so it proves nothing alone.
+                self._suspected_until = time.monotonic() + _SUSPICION
+            # The eventfd also fires when the group is removed, so it proves nothing alone; and it
+            # fires before the kernel has killed, so the proof may take another look.
             control = groups.table(self._memory / "memory.oom_control")
-            self._out_of_memory |= bool(control.get("under_oom"))
+            self._out_of_memory |= bool(control.get("under_oom") or control.get("oom_kill"))
+            if time.monotonic() < self._suspected_until and not self._out_of_memory:
+                look_again = _LOOK_AGAIN
         throttling = groups.table(self._cpu / "cpu.stat")
         used = groups.number(self._accounting / "cpuacct.usage")
         return Reading(
@@ -90,6 +100,7 @@ class Cgroup1Box:
             throttled_seconds=throttling.get("throttled_time", 0) / 1e9,
             processes=groups.number(self._pids / "pids.current"),
             out_of_memory=self._out_of_memory,
+            look_again=look_again,
             forks_refused=groups.table(self._pids / "pids.events").get("max", 0),
         )
 

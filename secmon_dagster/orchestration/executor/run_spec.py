@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from dagster import DagsterEvent
+
 from secmon_dagster.orchestration.dagster_internals import (
     DagsterRun,
     InstanceRef,
@@ -84,10 +86,18 @@ class StepSpec:
 
     step_key: str
     known_state: KnownExecutionState
+    failure: DagsterEvent | None = None
+    """If set, don't execute the step but run its hooks for this failure of its process."""
+    violation: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(
-            {"step_key": self.step_key, "known_state": serialize_value(self.known_state)}
+            {
+                "step_key": self.step_key,
+                "known_state": serialize_value(self.known_state),
+                "failure": None if self.failure is None else serialize_value(self.failure),
+                "violation": self.violation,
+            }
         ).encode()
 
     @classmethod
@@ -96,4 +106,10 @@ class StepSpec:
         return cls(
             step_key=fields["step_key"],
             known_state=deserialize_value(fields["known_state"], KnownExecutionState),
+            failure=(
+                None
+                if fields["failure"] is None
+                else deserialize_value(fields["failure"], DagsterEvent)
+            ),
+            violation=fields["violation"],
         )

@@ -8,13 +8,17 @@ import sys
 
 from dagster import DagsterEvent, DagsterInstance, MetadataValue
 
+from secmon_dagster.errors import LimitExceededError, SecmonError
 from secmon_dagster.orchestration.dagster_internals import (
     DagsterExecutionInterruptedError,
+    ExecutionPlan,
     capture_interrupts,
     create_context_free_log_manager,
     create_execution_plan,
     divert_events,
     execute_plan_iterator,
+    run_hooks,
+    run_hooks_unless,
     serializable_error_info_from_exc_info,
 )
 from secmon_dagster.orchestration.executor.messages import StepLink
@@ -33,10 +37,14 @@ class StepProcess:
         step = StepSpec.from_json(document)
         link = StepLink(channel)
         divert_events(self._instance, link.event)
+        run_hooks_unless(link.ended_at_a_limit)
         _reseed()
         with capture_interrupts():
             try:
-                self._execute(step)
+                if step.failure is None:
+                    self._execute(step)
+                else:
+                    self._run_hooks(step, step.failure)
             except (Exception, KeyboardInterrupt, DagsterExecutionInterruptedError):
                 link.error(serializable_error_info_from_exc_info(sys.exc_info()))
             else:
@@ -52,15 +60,8 @@ class StepProcess:
             metadata={"pid": MetadataValue.text(str(os.getpid()))},
             step_key=step.step_key,
         )
-        plan = create_execution_plan(
-            job=spec.job,
-            run_config=spec.run_config,
-            step_keys_to_execute=[step.step_key],
-            known_state=step.known_state,
-            repository_load_data=spec.repository_load_data,
-        )
         events = execute_plan_iterator(
-            plan,
+            self._plan(step),
             spec.job,
             spec.run,
             run_config=spec.run_config,
@@ -70,6 +71,30 @@ class StepProcess:
         for _ in events:
             # Each event was sent when it was logged; the iterator only has to be driven.
             continue
+
+    def _run_hooks(self, step: StepSpec, failure: DagsterEvent) -> None:
+        message = failure.step_failure_data.error_display_string
+        violation = step.violation
+        error = SecmonError(message) if violation is None else LimitExceededError(message)
+        error.context = violation or {}
+        run_hooks(
+            self._plan(step),
+            self._spec.job,
+            self._spec.run,
+            self._spec.run_config,
+            self._instance,
+            failure,
+            error,
+        )
+
+    def _plan(self, step: StepSpec) -> ExecutionPlan:
+        return create_execution_plan(
+            job=self._spec.job,
+            run_config=self._spec.run_config,
+            step_keys_to_execute=[step.step_key],
+            known_state=step.known_state,
+            repository_load_data=self._spec.repository_load_data,
+        )
 
 
 def _reseed() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from dagster import DagsterEventType
 
 from secmon_dagster.limits.declaration import ResourceLimits
-from secmon_dagster.limits.violation import Violation
 from secmon_dagster.orchestration.dagster_internals import (
     EventLogEntry,
     IStepContext,
@@ -48,8 +47,9 @@ class RunningStep:
     error: SerializableErrorInfo | None = None
     done: bool = False
     pid: int | None = None
+    attempt: int = 1
     log_file_key: str | None = None
-    warnings: list[Violation] = field(default_factory=list)
+    outcome: str = "running"
 
     @property
     def key(self) -> str:
@@ -84,3 +84,10 @@ class RunningStep:
     def verdict(self) -> EventLogEntry | None:
         """The terminal event the step sent, if it did."""
         return self.held[0] if self.held else None
+
+    @property
+    def claims_success(self) -> bool:
+        """Whether the step says it succeeded; true only if its process and box don't contradict."""
+        entry = self.verdict
+        event = None if entry is None else entry.dagster_event
+        return event is not None and event.is_step_success

@@ -59,6 +59,17 @@ def test_ks_of_large_samples_where_only_some_stretches_are_opened(
     assert ks_p_value(ours, one, other) == pytest.approx(theirs.pvalue, rel=1e-9)
 
 
+@pytest.mark.parametrize("rows", [(10_001, 2_000), (100_000, 100_000), (300_000, 20_000)])
+@pytest.mark.parametrize("scaled", [0.5, 1.0, 2.19, 2.21, 5.0, 40.0, 300.0, 400.0])
+def test_ks_p_value_of_large_samples(rows: tuple[int, int], scaled: float) -> None:
+    n, m = rows
+    effective = n * m / (n + m)
+    statistic = float(np.sqrt(scaled / effective))
+    ours = ks_p_value(statistic, np.empty(n), np.empty(m))
+    theirs = float(stats.kstwo.sf(statistic, np.round(max(n, m) * min(n, m) / (n + m))))
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=0)
+
+
 def test_one_outlier_in_the_reference_does_not_hide_a_change() -> None:
     rng = np.random.default_rng(16)
     one = np.sort(np.append(rng.normal(size=19_999), 1e6))

@@ -63,15 +63,22 @@ def run(instance: DagsterInstance) -> Any:
     """
     known: dict[str, Run] = {}
 
-    def execute(job: Any, *, config: Mapping[str, Any] | None = None, **others: Any) -> Run:
-        name = f"{job.name} {config} {others}"
+    def execute(
+        job: Any,
+        *,
+        config: Mapping[str, Any] | None = None,
+        target: Any = None,
+        stock: bool = False,
+    ) -> Run:
+        name = f"{job.name} {config}"
         if name not in known:
-            executor = {"max_concurrent": 2, "grace": 1.0, "audit": "off", **(config or {})}
+            executor = {"max_concurrent": 2, **(config or {})}
+            if not stock:
+                executor = {"grace": 1.0, "audit": "off", **executor}
             result = dg.execute_job(
-                dg.reconstructable(job),
+                dg.reconstructable(target or job),
                 instance=instance,
-                run_config={"execution": {"config": executor}, **others.pop("run_config", {})},
-                **others,
+                run_config={"execution": {"config": executor}},
             )
             known[name] = Run(result, instance)
         return known[name]

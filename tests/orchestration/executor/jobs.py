@@ -1,8 +1,12 @@
 """Jobs the executor's tests run; each under any executor that the run's configuration names."""
 
 import os
+import socket
+import struct
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import dagster as dg
 
@@ -62,3 +66,377 @@ def troubled():
     sleeps()
     ignores_sigterm()
     crashes()
+
+
+# --- every way a limit can be passed, each in an op of one run ------------------------------------
+
+
+@dg.op(tags=limits(memory="64MiB"))
+def memory_in_a_child():
+    subprocess.run([sys.executable, "-c", f"x = bytearray({300 * MB})"], check=False)
+
+
+@dg.op(tags=limits(memory="64MiB"))
+def memory_in_a_grandchild_that_forked_twice():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            bytearray(300 * MB)
+            time.sleep(30)
+        os._exit(0)
+    time.sleep(30)
+
+
+@dg.op(tags=limits(memory="64MiB", time="30s"))
+def memory_leaks_slowly():
+    kept = []
+    for _ in range(300):
+        kept.append(bytearray(MB))
+        time.sleep(0.005)
+
+
+@dg.op(tags=limits(memory="64MiB"))
+def memory_in_files(context: dg.OpExecutionContext):
+    place = Path(f"/dev/shm/secmon-test-{context.run_id}")
+    with place.open("wb") as target:
+        place.unlink()
+        for _ in range(300):
+            target.write(b"x" * MB)
+
+
+@dg.op(tags=limits(time="1s"))
+def time_in_python():
+    while True:
+        pass
+
+
+@dg.op(tags=limits(time="1s"))
+def time_in_c_holding_the_gil():
+    pow(3, 7**10_000_000)
+
+
+@dg.op(tags=limits(cpu=10, time="60s", enforce_cpu=True))
+def sustained_cpu():
+    while True:
+        pass
+
+
+@dg.op(tags=limits(cpu=10, time="60s"))
+def sustained_cpu_watched():
+    # In CPU time, so that it is at its quota however busy the machine.
+    until, wall = time.process_time() + 0.3, time.monotonic() + 2.5
+    while time.process_time() < until or time.monotonic() < wall:
+        pass
+
+
+@dg.op(tags=limits(processes=30, time="30s"))
+def fork_bomb():
+    for _ in range(200):
+        subprocess.Popen(["sleep", "30"])
+    time.sleep(30)
+
+
+@dg.op(tags=limits(network=False))
+def network_by_tcp():
+    socket.create_connection(("192.0.2.1", 80), 1)
+
+
+@dg.op(tags=limits(network=False))
+def network_by_udp():
+    socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53))
+
+
+@dg.op(tags=limits(network=False))
+def network_by_dns():
+    socket.getaddrinfo("name.example", 80)
+
+
+@dg.op(tags=limits(network=False))
+def network_by_ipv6():
+    socket.socket(socket.AF_INET6).connect(("2001:db8::1", 80))
+
+
+@dg.op(tags=limits(network=False))
+def network_by_abstract_socket():
+    socket.socket(socket.AF_UNIX).connect("\0secmon-test")
+
+
+@dg.op(tags=limits(network=False))
+def no_network_and_content():
+    left, right = socket.socketpair()
+    left.send(b"x")
+    assert right.recv(1) == b"x"
+
+
+@dg.job(executor_def=resource_limit_executor)
+def rows():
+    one()
+    memory_in_a_child()
+    memory_in_a_grandchild_that_forked_twice()
+    memory_leaks_slowly()
+    memory_in_files()
+    time_in_python()
+    time_in_c_holding_the_gil()
+    sustained_cpu()
+    sustained_cpu_watched()
+    fork_bomb()
+    network_by_tcp()
+    network_by_udp()
+    network_by_dns()
+    network_by_ipv6()
+    network_by_abstract_socket()
+    no_network_and_content()
+
+
+# --- ops that turn against whoever runs them ------------------------------------------------------
+
+
+def _write_to_channel(data: bytes) -> None:
+    """Write to the channel to the run's process, as a hostile op would: to every socket it has."""
+    for number in range(3, 256):
+        try:
+            found = socket.socket(fileno=os.dup(number))
+        except OSError:
+            continue
+        if found.family == socket.AF_UNIX:
+            found.sendall(data)
+
+
+@dg.op
+def writes_garbage():
+    _write_to_channel(b"\xff\xff\xff\xff garbage")
+    time.sleep(30)
+
+
+@dg.op
+def sends_a_frame_of_nonsense():
+    _write_to_channel(b"\0\0\0\5Ehaha")
+    time.sleep(30)
+
+
+@dg.op
+def forges_the_success_of_another(context: dg.OpExecutionContext):
+    from dagster._serdes import serialize_value
+
+    record = context.instance.all_logs(context.run_id)[0]
+    forged = serialize_value(record).encode()
+    _write_to_channel(struct.pack(">I", len(forged) + 1) + b"E" + forged)
+    time.sleep(30)
+
+
+@dg.op
+def closes_all_descriptors():
+    os.closerange(3, 4096)
+
+
+@dg.op
+def kills_its_parent():
+    os.kill(os.getppid(), 9)
+    time.sleep(1)
+
+
+@dg.op
+def exits_without_a_word():
+    os._exit(0)
+
+
+@dg.op
+def exits_with_seven():
+    os._exit(7)
+
+
+@dg.op
+def leaves_a_daemon(context: dg.OpExecutionContext):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            context.log.info(f"daemon {os.getpid()}")
+            os.execvp("sleep", ["sleep", "300"])
+        os._exit(0)
+    os.wait()
+    time.sleep(0.3)
+
+
+@dg.op
+def fills_the_pipe(context: dg.OpExecutionContext):
+    for _ in range(20):
+        context.log.info("x" * MB)
+
+
+@dg.op(tags=limits(memory="64MiB"))
+def succeeds_while_a_child_is_out_of_memory():
+    child = subprocess.Popen([sys.executable, "-c", f"x = bytearray({300 * MB})"])
+    time.sleep(0.4)
+    del child
+
+
+@dg.job(executor_def=resource_limit_executor)
+def hostile():
+    one()
+    writes_garbage()
+    sends_a_frame_of_nonsense()
+    forges_the_success_of_another()
+    closes_all_descriptors()
+    kills_its_parent()
+    exits_without_a_word()
+    exits_with_seven()
+    leaves_a_daemon()
+    fills_the_pipe()
+    succeeds_while_a_child_is_out_of_memory()
+
+
+# --- hooks ----------------------------------------------------------------------------------------
+
+
+@dg.failure_hook
+def on_failure(context: dg.HookContext):
+    error = context.op_exception
+    kind = getattr(error, "context", {}).get("type")
+    context.log.info(f"hook saw {type(error).__name__} {kind}")
+
+
+# --- retries and pools ----------------------------------------------------------------------------
+
+
+@dg.op(tags=limits(memory="64MiB"), retry_policy=dg.RetryPolicy(max_retries=1, delay=0.1))
+def needs_a_second_attempt(context: dg.OpExecutionContext):
+    if context.retry_number == 0:
+        bytearray(300 * MB)
+    return context.retry_number
+
+
+@dg.op(pool="narrow")
+def holds_a_pool(context: dg.OpExecutionContext):
+    context.log.info("in the pool")
+    time.sleep(0.2)
+
+
+@dg.job(executor_def=resource_limit_executor, hooks={on_failure})
+def mannered():
+    eats_memory()
+    sleeps()
+    needs_a_second_attempt()
+    holds_a_pool.alias("first_holder")()
+    holds_a_pool.alias("second_holder")()
+
+
+# --- everything an ordinary job does, to compare executors ----------------------------------------
+
+
+@dg.op(out=dg.DynamicOut())
+def three_parts():
+    for number in range(3):
+        yield dg.DynamicOutput(number, mapping_key=f"part_{number}")
+
+
+@dg.op
+def double(number: int) -> int:
+    return 2 * number
+
+
+@dg.op
+def total(numbers: list[int]) -> int:
+    assert sorted(numbers) == [0, 2, 4]
+    return sum(numbers)
+
+
+@dg.op(out={"yes": dg.Out(is_required=False), "no": dg.Out(is_required=False)})
+def chooses_yes():
+    yield dg.Output(1, "yes")
+
+
+@dg.op
+def after_the_choice(value):
+    return value
+
+
+@dg.op(retry_policy=dg.RetryPolicy(max_retries=2))
+def succeeds_at_the_second_attempt(context: dg.OpExecutionContext):
+    if context.retry_number == 0:
+        raise dg.RetryRequested(max_retries=2)
+
+
+@dg.op
+def fails_on_purpose():
+    raise dg.Failure("on purpose", metadata={"why": "a test"})
+
+
+@dg.op
+def after_the_failure(value):
+    return value
+
+
+@dg.success_hook
+def on_success(context: dg.HookContext):
+    context.log.info("hook of success")
+
+
+@dg.graph
+def ordinary():
+    total(three_parts().map(double).collect())
+    yes, no = chooses_yes()
+    after_the_choice.alias("taken")(yes)
+    after_the_choice.alias("not_taken")(no)
+    succeeds_at_the_second_attempt()
+    after_the_failure(fails_on_purpose())
+    one.with_hooks({on_success})()
+
+
+ordinary_boxed = ordinary.to_job(name="ordinary_boxed", executor_def=resource_limit_executor)
+ordinary_stock = ordinary.to_job(name="ordinary_stock", executor_def=dg.multiprocess_executor)
+
+
+def define_ordinary_boxed():
+    return ordinary_boxed
+
+
+def define_ordinary_stock():
+    return ordinary_stock
+
+
+# --- resources, assets, pools ---------------------------------------------------------------------
+
+
+class Greeter(dg.ConfigurableResource):
+    greeting: str
+
+    def greet(self) -> str:
+        return f"{self.greeting} from {os.getpid()}"
+
+
+@dg.asset
+def written(context: dg.AssetExecutionContext, greeter: Greeter) -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={"greeting": greeter.greet()})
+
+
+@dg.asset(deps=[written])
+def reads_what_was_written(context: dg.AssetExecutionContext) -> None:
+    event = context.instance.get_latest_materialization_event(dg.AssetKey("written"))
+    assert event is not None
+    context.log_event(dg.AssetObservation("written", metadata={"seen": True}))
+    seen = context.instance.fetch_observations(dg.AssetKey("written"), limit=1).records
+    assert len(seen) == 1, "an event is stored when the op goes on"
+
+
+@dg.asset_check(asset=written)
+def is_fine() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+
+@dg.job(executor_def=resource_limit_executor)
+def waits():
+    sleeps.alias("waits_politely")()
+    ignores_sigterm.alias("does_not_listen")()
+
+
+assets = dg.Definitions(
+    assets=[written, reads_what_was_written],
+    asset_checks=[is_fine],
+    resources={"greeter": Greeter(greeting="hello")},
+    jobs=[dg.define_asset_job("all_assets")],
+    executor=resource_limit_executor,
+)
+
+
+def define_assets_job():
+    return assets.resolve_job_def("all_assets")

@@ -6,12 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import jobs
-import pytest
 from dagster import DagsterEventType, DagsterInstance
-
-from secmon_dagster.limits import probe
-
-BACKENDS = [name for name in ("cgroup2", "cgroup1") if probe().backend == name] + ["sampled"]
 
 
 def test_a_chain_of_steps_succeeds_and_passes_values_on(run, instance):
@@ -41,9 +36,8 @@ def test_standard_output_of_a_step_is_kept_as_its_compute_log(run, instance):
     assert b"to stdout" in manager.get_log_data(key).stdout
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_each_step_of_a_troubled_job_ends_for_its_own_reason(run, backend):
-    done = run(jobs.troubled, config={"backend": backend})
+def test_each_step_of_a_troubled_job_ends_for_its_own_reason(run):
+    done = run(jobs.troubled)
     assert not done.succeeded
     assert done.violation("eats_memory") == "memory_limit_exceeded"
     assert done.violation("sleeps") == "time_limit_exceeded"

@@ -1,0 +1,382 @@
+"""One run: vend steps, start them in boxes, store what they say, conclude each from evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dagster import DagsterEvent, MetadataValue
+
+from secmon_dagster.errors import AuditError, LimitsError, SecmonError
+from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
+from secmon_dagster.limits.evidence import KillReason
+from secmon_dagster.limits.violation import ResourceUsage, Violation
+from secmon_dagster.limits.watch import Broken, Refused, Watch
+from secmon_dagster.limits.watched import Decided, Ended, Frame, Started, Warned
+from secmon_dagster.orchestration.dagster_internals import (
+    ActiveExecution,
+    DagsterExecutionInterruptedError,
+    EngineEventData,
+    ErrorSource,
+    EventLogEntry,
+    ExecutionStep,
+    PlanOrchestrationContext,
+    SerializableErrorInfo,
+    complete_compute_logs,
+    has_hooks,
+)
+from secmon_dagster.orchestration.executor.config import ExecutorConfig
+from secmon_dagster.orchestration.executor.declared import limits_of
+from secmon_dagster.orchestration.executor.events import (
+    crash_error,
+    limit_failure,
+    plain_failure,
+    usage_event,
+    usage_metadata,
+    violation_event,
+)
+from secmon_dagster.orchestration.executor.messages import (
+    ASSET_EVENTS,
+    STORED,
+    BadMessage,
+    Kind,
+    read_message,
+)
+from secmon_dagster.orchestration.executor.run_spec import StepSpec
+from secmon_dagster.orchestration.executor.steps import ForgedEvent, RunningStep
+from secmon_dagster.orchestration.executor.trail import Trail
+from secmon_dagster.orchestration.executor.usage_rows import UsageRow, UsageRows
+
+_LONGEST_WAIT = 1.0
+"""Seconds after which pools and retries are looked at again even if nothing happens."""
+
+Any_Notice = Started | Frame | Warned | Decided | Ended | Refused | Broken
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Where a run is written down besides Dagster's event log."""
+
+    trail: Trail
+    usage: UsageRows
+    actor: str | None
+
+
+class StepLoop:
+    """The states of a run's steps; :meth:`run` yields the run's events."""
+
+    def __init__(
+        self,
+        context: PlanOrchestrationContext,
+        config: ExecutorConfig,
+        active: ActiveExecution,
+        watch: Watch,
+        enforcement: str,
+        books: Books,
+    ) -> None:
+        self._context = context
+        self._config = config
+        self._active = active
+        self._watch = watch
+        self._enforcement = enforcement
+        self._books = books
+        self._running: dict[str, RunningStep] = {}
+        self._hooks: dict[str, RunningStep] = {}
+        self._waiting: ExecutionStep | None = None
+        self._failed: set[str] = set()
+        self._stopping = False
+
+    def run(self) -> Iterator[DagsterEvent]:
+        """Until every step is over.
+
+        Raises:
+            DagsterExecutionInterruptedError: the run was cancelled; its steps are over.
+            AuditError: the audit chain can't be written and must be.
+        """
+        trail = self._books.trail
+        trail.run_starts(self._enforcement, len(self._context.plan_data.execution_plan.step_dict))
+        while self._busy():
+            if self._active.check_for_interrupts():
+                yield from self._interrupt()
+            if not self._stopping:
+                yield from self._start_steps()
+            for notice in self._watch.take(self._patience()):
+                yield from self._handle(notice)
+            yield from self._active.plan_events_iterator(self._context)
+        self._books.usage.flush()
+        trail.run_is_over(self._failed, cancelled=self._stopping)
+        if self._stopping:
+            yield DagsterEvent.engine_event(
+                self._context, "Interrupted all active steps", EngineEventData()
+            )
+            raise DagsterExecutionInterruptedError()
+
+    def _busy(self) -> bool:
+        going_on = not self._stopping and not self._active.is_complete
+        return going_on or bool(self._running) or bool(self._hooks)
+
+    def _patience(self) -> float:
+        if not self._busy():
+            return 0.0
+        until_retry = self._active.sleep_interval()
+        return min(_LONGEST_WAIT, until_retry) if until_retry > 0 else _LONGEST_WAIT
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    def _start_steps(self) -> Iterator[DagsterEvent]:
+        while True:
+            step = self._waiting
+            if step is None:
+                free = self._config.max_concurrent - len(self._running)
+                vended = self._active.get_steps_to_execute(limit=min(free, 1))
+                yield from self._active.concurrency_event_iterator(self._context)
+                if not vended:
+                    return
+                step = vended[0]
+            limits = limits_of(
+                step.node_handle.name, step.tags, self._context.dagster_run.tags, self._config
+            )
+            used = sum(each.limits.max_memory_mb or 0 for each in self._running.values())
+            if used and used + (limits.max_memory_mb or 0) > self._config.memory_budget_mb:
+                # First come, first served: a large step isn't passed for ever by small ones.
+                self._waiting = step
+                return
+            self._waiting = None
+            yield from self._start(step, limits)
+
+    def _start(self, step: ExecutionStep, limits: ResourceLimits) -> Iterator[DagsterEvent]:
+        known_state = self._active.get_known_state()
+        running = self._running[step.key] = RunningStep(
+            context=self._context.for_step(step),
+            limits=limits,
+            run_id=self._context.run_id,
+            attempt=known_state.get_retry_state().get_attempt_count(step.key) + 1,
+        )
+        try:
+            self._books.trail.step_starts(step.key, limits, running.attempt)
+        except AuditError as closed:
+            yield from self._over(running, self._refused(running, closed), None)
+            return
+        yield DagsterEvent.step_worker_starting(
+            running.context,
+            f'Launching boxed process for "{step.key}".',
+            metadata={
+                "enforcement": self._enforcement,
+                "limits": MetadataValue.json(limits.to_json()),
+            },
+        )
+        self._watch.start(step.key, StepSpec(step.key, known_state).to_json(), limits)
+
+    def _interrupt(self) -> Iterator[DagsterEvent]:
+        yield DagsterEvent.engine_event(
+            self._context,
+            "Received termination signal - forwarding to active steps",
+            EngineEventData.interrupted(list(self._running)),
+        )
+        self._stopping = True
+        self._active.mark_interrupted()
+        for key in (*self._running, *self._hooks):
+            self._watch.end(key, KillReason.INTERRUPT)
+
+    # --- what happened ----------------------------------------------------------------------------
+
+    def _handle(self, notice: Any_Notice) -> Iterator[DagsterEvent]:
+        if isinstance(notice, Broken):
+            if isinstance(notice.error, SecmonError):
+                raise notice.error
+            raise LimitsError("the supervisor of the steps failed") from notice.error
+        if notice.key in self._hooks:
+            yield from self._handle_hooks(notice)
+            return
+        step = self._running.get(notice.key)
+        if step is None:
+            return
+        if isinstance(notice, Frame):
+            yield from self._message(step, notice.payload)
+            self._watch.consumed(notice.key, len(notice.payload))
+        elif isinstance(notice, Started):
+            step.pid = notice.pid
+        elif isinstance(notice, Warned):
+            yield violation_event(step.context, notice.violation)
+            self._books.trail.violation(step.key, notice.violation)
+        elif isinstance(notice, Refused):
+            yield from self._over(step, self._refused(step, notice.error), None)
+        elif isinstance(notice, Ended):
+            yield from self._over(step, self._conclude(step, notice), notice)
+
+    def _message(self, step: RunningStep, payload: bytes) -> Iterator[DagsterEvent]:
+        try:
+            message = read_message(payload)
+            entries = [] if message.entry is None else step.take(message.entry)
+        except (BadMessage, ForgedEvent) as refused:
+            self._watch.end(step.key, KillReason.PROTOCOL, str(refused))
+            return
+        step.done |= message.kind is Kind.DONE
+        step.error = message.error or step.error
+        for entry in entries:
+            yield from self._store(step, entry)
+            event = entry.dagster_event
+            if event is not None and event.event_type in ASSET_EVENTS:
+                self._watch.send(step.key, STORED)
+
+    def _store(self, step: RunningStep, entry: EventLogEntry) -> Iterator[DagsterEvent]:
+        self._context.instance.handle_new_event(entry)
+        event = entry.dagster_event
+        if event is None:
+            return
+        yield event
+        if event.step_key is None:
+            return
+        self._advance(step, event)
+        if event.is_resource_init_failure and event.engine_event_data.error is not None:
+            failure = plain_failure(
+                step.context, self._active.get_known_state(), event.engine_event_data.error
+            )
+            yield failure
+            self._advance(step, failure)
+
+    def _advance(self, step: RunningStep, event: DagsterEvent) -> None:
+        self._active.handle_event(event)
+        if event.is_step_success:
+            step.outcome = "success"
+        elif event.is_step_up_for_retry:
+            step.outcome = "retry"
+        elif event.is_step_failure:
+            step.outcome = "failure"
+
+    # --- the end of a step ------------------------------------------------------------------------
+
+    def _over(
+        self, step: RunningStep, events: Iterator[DagsterEvent], ended: Ended | None
+    ) -> Iterator[DagsterEvent]:
+        yield from events
+        del self._running[step.key]
+        violation = None
+        usage = ResourceUsage()
+        if ended is not None:
+            violation, usage = ended.violation, ended.usage
+            if violation is not None:
+                self._books.trail.violation(step.key, violation)
+            yield usage_event(step.context, usage_metadata(usage, self._enforcement))
+            if not step.done and step.log_file_key is not None:
+                complete_compute_logs(self._context.instance, step.run_id, step.log_file_key)
+        self._active.verify_complete(self._context, step.key)
+        if step.outcome not in ("success", "retry"):
+            self._failed.add(step.key)
+        if ended is not None and ended.reason is KillReason.INTERRUPT:
+            step.outcome = "interrupted"
+        self._books.trail.step_is_over(step.key, step.outcome, usage.to_dict())
+        self._write_down(step, usage, violation)
+
+    def _write_down(
+        self, step: RunningStep, usage: ResourceUsage, violation: Violation | None
+    ) -> None:
+        self._books.usage.add(
+            UsageRow(
+                run_id=step.run_id,
+                step_key=step.key,
+                attempt=step.attempt,
+                job_name=self._context.job_name,
+                op_name=step.context.step.node_handle.name,
+                enforcement=self._enforcement,
+                limits=step.limits,
+                outcome=step.outcome,
+                violation=None if violation is None else violation.type.value,
+                usage=usage,
+                user_id=self._books.actor,
+            )
+        )
+        if not self._running:
+            self._books.usage.flush()
+
+    def _refused(self, step: RunningStep, reason: SecmonError) -> Iterator[DagsterEvent]:
+        error = SerializableErrorInfo(
+            message=f"Step {step.key} was not started: {reason.diagnostics()}\n",
+            stack=[],
+            cls_name=type(reason).__name__,
+        )
+        failure = plain_failure(
+            step.context, self._active.get_known_state(), error, may_retry=False
+        )
+        yield failure
+        self._advance(step, failure)
+        step.outcome = "refused"
+
+    def _conclude(self, step: RunningStep, ended: Ended) -> Iterator[DagsterEvent]:
+        known_state = self._active.get_known_state()
+        violation = ended.violation
+        crashed = ended.signal is not None or bool(ended.exit_code) or not step.done
+        if violation is not None:
+            yield violation_event(step.context, violation)
+            failure = limit_failure(step.context, known_state, violation)
+        elif step.verdict is not None and not (crashed and step.claims_success):
+            for entry in step.held:
+                yield from self._store(step, entry)
+            return
+        elif step.outcome != "running":
+            # A resource that failed to start has already ended the step.
+            return
+        elif ended.reason is KillReason.INTERRUPT:
+            error = step.error or SerializableErrorInfo(
+                message=f"Step {step.key} was interrupted.\n",
+                stack=[],
+                cls_name="DagsterExecutionInterruptedError",
+            )
+            failure = plain_failure(
+                step.context, known_state, error, source=ErrorSource.INTERRUPT, may_retry=False
+            )
+        else:
+            error = step.error or crash_error(step.key, ended)
+            yield DagsterEvent.engine_event(
+                step.context, error.message, EngineEventData.engine_error(error)
+            )
+            failure = plain_failure(step.context, known_state, error)
+        yield failure
+        self._advance(step, failure)
+        if failure.is_step_failure and has_hooks(step.context) and not self._stopping:
+            self._start_hooks(step, failure, violation)
+
+    # --- hooks of steps that didn't live to run them ----------------------------------------------
+
+    def _start_hooks(
+        self, step: RunningStep, failure: DagsterEvent, violation: Violation | None
+    ) -> None:
+        key = f"{step.key} hooks"
+        limits = self._config.default_limits.merge(DEFAULT_LIMITS)
+        self._hooks[key] = RunningStep(context=step.context, limits=limits, run_id=step.run_id)
+        spec = StepSpec(
+            step.key,
+            self._active.get_known_state(),
+            failure=failure,
+            violation=None if violation is None else violation.to_dict(),
+        )
+        self._watch.start(key, spec.to_json(), limits)
+
+    def _handle_hooks(self, notice: Any_Notice) -> Iterator[DagsterEvent]:
+        if isinstance(notice, Broken):
+            return
+        hooks = self._hooks[notice.key]
+        if isinstance(notice, Frame):
+            self._watch.consumed(notice.key, len(notice.payload))
+            try:
+                message = read_message(notice.payload)
+                entries = [] if message.entry is None else hooks.take(message.entry)
+            except (BadMessage, ForgedEvent) as refused:
+                self._watch.end(notice.key, KillReason.PROTOCOL, str(refused))
+                return
+            hooks.done |= message.kind is Kind.DONE
+            hooks.error = message.error or hooks.error
+            for entry in entries:
+                event = entry.dagster_event
+                if event is None or event.is_hook_event:
+                    self._context.instance.handle_new_event(entry)
+                    if event is not None:
+                        yield event
+        elif isinstance(notice, Ended | Refused):
+            del self._hooks[notice.key]
+            if isinstance(notice, Refused) or not hooks.done:
+                yield DagsterEvent.engine_event(
+                    hooks.context,
+                    f"The hooks of step {hooks.key} could not be run to their end.",
+                    EngineEventData(error=hooks.error),
+                )
