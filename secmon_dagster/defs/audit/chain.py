@@ -17,7 +17,7 @@ from secmon_dagster.orchestration.audit_watch import (
 
 
 @dg.asset(group_name="audit", kinds={"postgres"})
-def audit_chain(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+def audit_chain(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
     """The whole chain, verified: its page plots entries, time, and the age of the checkpoint."""
     log = get_audit_logger()
     result = log.verification()
