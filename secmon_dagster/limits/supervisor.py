@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import socket
@@ -105,7 +106,7 @@ class Supervisor:
         """
         complete = limits.merge(DEFAULT_LIMITS)
         self._serial += 1
-        box = self._backend.create(f"box-{self._serial}", complete)
+        box = self._backend.create(f"{self._serial}-{_folder_name(key)}", complete)
         ours, theirs = socket.socketpair()
         try:
             with tempfile.TemporaryFile() as document:
@@ -421,3 +422,7 @@ class Supervisor:
             self._lose_zygote()
             self.warm()
             return self._zygote.start(plan, channel, spec)
+
+
+def _folder_name(key: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", key)[:100]
