@@ -18,4 +18,4 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["MonitoredModel"]
+__all__ = ["DriftMonitor", "MonitoredModel"]

@@ -9,6 +9,8 @@
     ├── NotFoundError             no such thing, or none that the caller may see
     ├── ConflictError             the thing exists in another state than the request supposes
     ├── PermissionDeniedError     the caller may not
+    ├── UnauthenticatedError      nobody known is calling
+    ├── RateLimitedError          too many requests in a minute
     ├── DatabaseError
     │   ├── DatabaseUnavailableError
     │   └── SchemaError           missing, older or newer than this code
@@ -23,6 +25,7 @@
     │   ├── ArtifactBlockedError
     │   ├── ApprovalRequiredError
     │   ├── CheckTimeoutError
+    │   ├── GateBusyError
     │   └── GateMisconfiguredError
     ├── DriftError
     └── ModelDefinitionError      a model's YAML, data or estimator is wrong
@@ -110,6 +113,20 @@ class PermissionDeniedError(SecmonError):
 
     status = 403
     problem_type = "permission-denied"
+
+
+class UnauthenticatedError(SecmonError):
+    """The caller shows no credential that is valid now."""
+
+    status = 401
+    problem_type = "unauthenticated"
+
+
+class RateLimitedError(SecmonError):
+    """Too many requests in a minute; ``context['retry_after']`` says how many seconds to wait."""
+
+    status = 429
+    problem_type = "rate-limited"
 
 
 class DatabaseError(SecmonError):
@@ -202,6 +219,13 @@ class CheckTimeoutError(GateError):
 
     status = 503
     problem_type = "check-timeout"
+
+
+class GateBusyError(GateError):
+    """Too many checks are under way; the same request may pass in a moment."""
+
+    status = 503
+    problem_type = "gate-busy"
 
 
 class GateMisconfiguredError(GateError):

@@ -32,7 +32,7 @@ def _time_zone(name: str) -> str:
     return name
 
 
-def _security_scripts() -> Path:
+def bundled_scripts() -> Path:
     """In a checkout beside the package; in a wheel inside it."""
     beside = PROJECT_ROOT / "security_scripts"
     return beside if beside.is_dir() else Path(__file__).resolve().parent / "_security_scripts"
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         description="Characters of a script's output that are read and kept.",
     )
     security_scripts_dir: Path = Field(
-        default_factory=_security_scripts,
+        default_factory=bundled_scripts,
         validation_alias="SECURITY_SCRIPTS_DIR",
         description="Folder of the security scripts.",
     )
@@ -225,6 +225,27 @@ class Settings(BaseSettings):
         le=65_535,
         validation_alias="SECMON_API_PORT",
         description="Port of the REST API.",
+    )
+    api_requests_per_minute: int = Field(
+        default=600,
+        ge=1,
+        le=10_000,
+        validation_alias="SECMON_API_REQUESTS_PER_MINUTE",
+        description="Requests one API key may make in any 60 seconds.",
+    )
+    api_max_body_bytes: int = Field(
+        default=1_048_576,
+        ge=1024,
+        le=67_108_864,
+        validation_alias="SECMON_API_MAX_BODY_BYTES",
+        description="Largest body of an API request; larger ones are answered 413.",
+    )
+    api_body_seconds: float = Field(
+        default=15.0,
+        gt=0,
+        le=600,
+        validation_alias="SECMON_API_BODY_SECONDS",
+        description="A request's body must have arrived after this long; later ones get 408.",
     )
     metrics_port: int = Field(
         default=9091,

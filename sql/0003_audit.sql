@@ -546,8 +546,18 @@ BEGIN
     SELECT object_identity INTO target FROM pg_catalog.pg_event_trigger_dropped_objects()
      WHERE object_identity ~ '(^|[ .])secmon\.audit_' LIMIT 1;
   ELSE
-    SELECT object_identity INTO target FROM pg_catalog.pg_event_trigger_ddl_commands()
-     WHERE object_identity ~ '(^|[ .])secmon\.audit_' LIMIT 1;
+    -- After a rename the old name is gone: guarded tables are known by their guards.
+    SELECT object_identity INTO target FROM pg_catalog.pg_event_trigger_ddl_commands() c
+     WHERE object_identity ~ '(^|[ .])secmon\.audit_'
+        OR EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                    WHERE t.tgrelid = c.objid AND t.tgname IN ('audit_no_change', 'audit_no_truncate'))
+     LIMIT 1;
+    IF pg_catalog.to_regclass('secmon.audit_head') IS NULL
+       OR pg_catalog.to_regproc('secmon.audit_append_batch') IS NULL
+       OR pg_catalog.to_regproc('secmon.audit_refuse_change') IS NULL
+    THEN
+      target := 'part of secmon.audit_*';
+    END IF;
   END IF;
   IF target IS NOT NULL THEN
     RAISE EXCEPTION '% on % is refused: it guards the audit log', TG_TAG, target

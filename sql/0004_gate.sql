@@ -95,8 +95,8 @@ CREATE TABLE IF NOT EXISTS secmon.approvals (
   -- Grows with each change; the ETag of an approval.
   version         integer NOT NULL DEFAULT 1,
   -- The two-person rule.
-  CONSTRAINT approver_is_not_requester CHECK (decided_by IS NULL OR state = 'revoked'
-    OR decided_by <> requester),
+  CONSTRAINT approver_is_not_requester CHECK (decided_by IS NULL
+    OR state IN ('revoked', 'denied') OR decided_by <> requester),
   CONSTRAINT decision_has_a_decider CHECK (state IN ('pending', 'expired') OR decided_by IS NOT NULL)
 );
 -- One open request a person, bytes and policy.

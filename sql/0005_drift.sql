@@ -46,6 +46,8 @@ CREATE TABLE IF NOT EXISTS secmon.drift_checks (
   status          text NOT NULL
     CHECK (status IN ('pending', 'running', 'completed', 'failed', 'skipped')),
   requested_at    timestamptz NOT NULL DEFAULT now(),
+  -- Until then one daemon has it in hand to start its run; afterwards another may.
+  leased_until    timestamptz,
   started_at      timestamptz,
   finished_at     timestamptz,
   duration_ms     double precision CHECK (duration_ms >= 0),
@@ -90,13 +92,18 @@ CREATE TABLE IF NOT EXISTS secmon.drift_reports (
   markdown text NOT NULL
 );
 
--- The level a model's last told alert had: what the next check is compared with, so that a level
--- that stays is told once. Its row lock orders checks of one model that end together.
-CREATE TABLE IF NOT EXISTS secmon.drift_alert_state (
-  model_id text PRIMARY KEY,
-  level    text NOT NULL CHECK (level IN ('NORMAL', 'WARNING', 'CRITICAL')),
-  since    timestamptz NOT NULL DEFAULT now(),
-  check_id text NOT NULL
+-- What stands of a model: the level its last told alert had (so that a level that stays is told
+-- once) and how its checks went (so that statistics need not count history). The row lock orders
+-- checks of one model that end together.
+CREATE TABLE IF NOT EXISTS secmon.drift_model_state (
+  model_id   text PRIMARY KEY,
+  level      text NOT NULL DEFAULT 'NORMAL' CHECK (level IN ('NORMAL', 'WARNING', 'CRITICAL')),
+  since      timestamptz NOT NULL DEFAULT now(),
+  check_id   text,
+  successful bigint NOT NULL DEFAULT 0,
+  failed     bigint NOT NULL DEFAULT 0,
+  skipped    bigint NOT NULL DEFAULT 0,
+  alerts     bigint NOT NULL DEFAULT 0
 );
 
 -- Alerts that wait to be delivered, written in the transaction of the check that raised them.
@@ -121,7 +128,21 @@ CREATE TABLE IF NOT EXISTS secmon.alert_outbox (
 CREATE INDEX IF NOT EXISTS alert_outbox_waiting ON secmon.alert_outbox (next_attempt_at)
   WHERE delivered_at IS NULL AND given_up_at IS NULL;
 
+-- What models were asked and answered, kept as long as drift windows need it. A feature that was
+-- missing is absent from `features`.
+CREATE TABLE IF NOT EXISTS secmon.inference_log (
+  log_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  model_id      text NOT NULL,
+  model_version text NOT NULL,
+  logged_at     timestamptz NOT NULL DEFAULT now(),
+  features      jsonb NOT NULL,
+  prediction    jsonb
+);
+-- Windows are the last hours, or the last rows, of one model.
+CREATE INDEX IF NOT EXISTS inference_log_recent
+  ON secmon.inference_log (model_id, logged_at DESC, log_id DESC);
+
 GRANT SELECT, INSERT, UPDATE, DELETE
-  ON secmon.drift_models, secmon.drift_baselines, secmon.drift_checks, secmon.drift_metrics,
-     secmon.drift_reports, secmon.drift_alert_state, secmon.alert_outbox
+  ON secmon.inference_log, secmon.drift_models, secmon.drift_baselines, secmon.drift_checks, secmon.drift_metrics,
+     secmon.drift_reports, secmon.drift_model_state, secmon.alert_outbox
   TO secmon_service;

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -28,7 +29,6 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import rfc8785
 
 from secmon_dagster.errors import EntryRefusedError
@@ -75,8 +75,10 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         raise EntryRefusedError(f"{path} is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, Enum):
         value = value.value
-    if isinstance(value, np.generic):
-        value = value.item()
+    # Who holds a numpy value has imported numpy; nobody else should wait for it.
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic | numpy.ndarray):
+        value = value.tolist()
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -94,8 +96,6 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         return value.isoformat()
     if isinstance(value, UUID | Decimal | PurePath):
         return _text(str(value), path)
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
     if isinstance(value, Mapping):
         return {
             _key(key, path): _plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -14,10 +14,20 @@ from secmon_dagster.audit.appender import Appender
 from secmon_dagster.audit.backends.postgres import PostgresStore
 from secmon_dagster.audit.canonical import canonical_json
 from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Level, Receipt, new_entry_id
+from secmon_dagster.audit.keys import KeyRing, ring_file
+from secmon_dagster.audit.proof import prove_inclusion
+from secmon_dagster.audit.retention import Archive, Archived
+from secmon_dagster.audit.signer import CheckpointSigner, Publication
 from secmon_dagster.audit.store import Query, Store, scheme_of
 from secmon_dagster.audit.verification import Verification
-from secmon_dagster.audit.verify import verify
-from secmon_dagster.errors import EntryRefusedError, InvalidInputError, NotFoundError
+from secmon_dagster.audit.verify import Trust, verify
+from secmon_dagster.audit.witness import witnesses
+from secmon_dagster.errors import (
+    CheckpointError,
+    EntryRefusedError,
+    InvalidInputError,
+    NotFoundError,
+)
 from secmon_dagster.settings import get_settings
 
 log = logging.getLogger("secmon_dagster.audit")
@@ -239,10 +249,15 @@ class HashChainAuditLogger:
         *,
         first_seq: int | None = None,
         last_seq: int | None = None,
+        since_checkpoint: bool = False,
     ) -> dict[str, Any]:
         """Verify the chain, or a range of it; see :class:`Verification` for the keys."""
         return self.verification(
-            start_time, end_time, first_seq=first_seq, last_seq=last_seq
+            start_time,
+            end_time,
+            first_seq=first_seq,
+            last_seq=last_seq,
+            since_checkpoint=since_checkpoint,
         ).to_dict()
 
     def verification(
@@ -252,14 +267,32 @@ class HashChainAuditLogger:
         *,
         first_seq: int | None = None,
         last_seq: int | None = None,
+        since_checkpoint: bool = False,
+        trust: Trust | None = None,
+        workers: int | None = None,
     ) -> Verification:
-        """:meth:`verify_chain` as an object."""
+        """:meth:`verify_chain` as an object.
+
+        Args:
+            start_time, end_time: verify the entries of this time.
+            first_seq, last_seq: verify this range.
+            since_checkpoint: verify only what is newer than the last trusted checkpoint.
+            trust: keys and checkpoints to believe; None means the key ring and the witnesses.
+            workers: processes for long chains; None means one a core.
+        """
         with self.store.snapshot() as snapshot:
             if start_time is not None:
                 first_seq = snapshot.seq_at(start_time) + 1
             if end_time is not None:
                 last_seq = snapshot.seq_at(end_time)
-            result = verify(snapshot, first_seq=first_seq, last_seq=last_seq)
+            result = verify(
+                snapshot,
+                trust or self.trust(),
+                first_seq=first_seq,
+                last_seq=last_seq,
+                since_checkpoint=since_checkpoint,
+                workers=workers,
+            )
         log.info(
             "Chain %s: %d entries, %d invalid, %d breaks",
             result.verdict,
@@ -269,19 +302,110 @@ class HashChainAuditLogger:
         )
         return result
 
+    def trust(self) -> Trust:
+        """The key ring, and all that the witnesses hold."""
+        settings = get_settings()
+        held = [note for witness in witnesses(settings) for note in witness.notes()]
+        return Trust(settings.audit_origin, KeyRing.load(ring_file(settings)), held)
+
+    def checkpoint(self) -> Publication:
+        """Sign the chain as it is now and publish that.
+
+        Raises:
+            CheckpointError: the chain contradicts what was signed before.
+        """
+        return CheckpointSigner.from_settings(self.store, get_settings()).checkpoint()
+
+    def prove(self, entry_id: str) -> dict[str, Any]:
+        """A proof, checkable offline, that the entry is under the last checkpoint.
+
+        Raises:
+            NotFoundError: no such entry.
+            CheckpointError: the last checkpoint is older than the entry.
+        """
+        entry, latest = self.get_entry(entry_id), self.store.latest_checkpoint()
+        if entry is None:
+            raise NotFoundError(f"no entry has the id {entry_id!r}")
+        if latest is None:
+            raise CheckpointError(
+                "there is no checkpoint yet", hint="Make one with `secmon audit checkpoint`."
+            )
+        with self.store.snapshot() as snapshot:
+            return prove_inclusion(snapshot, entry, latest.note)
+
     def export_chain(self, output_format: str = "json") -> str:
         """The whole chain as text.
 
         Args:
-            output_format: ``json`` or ``csv``.
+            output_format: ``json``, ``ndjson`` or ``csv``.
+        """
+        pieces: list[str] = []
+        self.export_to(pieces.append, output_format)
+        return "".join(pieces)
+
+    def export_to(
+        self,
+        write: Callable[[str], object],
+        output_format: str = "json",
+        *,
+        first_seq: int | None = None,
+        last_seq: int | None = None,
+    ) -> export.Header:
+        """Export the chain or a range of it in pieces, in bounded memory.
+
+        Raises:
+            InvalidInputError: no such format or range.
         """
         with self.store.snapshot() as snapshot:
-            match output_format:
-                case export.Format.JSON:
-                    return "".join(export.as_json(snapshot))
-                case export.Format.CSV:
-                    return "".join(export.as_csv(snapshot))
-        raise InvalidInputError.of("output_format", output_format, ", ".join(export.Format))
+            header = export.Header.of(snapshot, first_seq, last_seq)
+            for piece in export.write(snapshot, header, output_format):
+                write(piece)
+        return header
+
+    def archive(self, older_than: timedelta = timedelta(days=90)) -> list[Archived]:
+        """Move whole partitions older than that to files that prove themselves."""
+        return self._archive().archive(older_than)
+
+    def restore(self, first_seq: int) -> Archived:
+        """Bring an archived partition back."""
+        return self._archive().restore(first_seq)
+
+    def new_incarnation(self, reason: str, *, actor: str | None = None) -> Publication:
+        """Go on under a new name after a legitimate restore from a backup, and say so in the log.
+
+        What the earlier incarnation signed beyond the entries that are there is given up.
+        """
+        if not isinstance(self.store, PostgresStore):
+            raise InvalidInputError(f"{self.store.name} has no incarnations")
+        restored_to = self.store.head().seq
+        incarnation = self.store.next_incarnation()
+        self.store.append(
+            [
+                Draft.of(
+                    "log.incarnation",
+                    actor or get_settings().user or "secmon",
+                    "audit_chain",
+                    data={"incarnation": incarnation, "restored_to": restored_to},
+                    details={"reason": reason},
+                    level="critical",
+                    event_type="config.change",
+                )
+            ]
+        )
+        signer = CheckpointSigner.from_settings(self.store, get_settings())
+        signer.forget()
+        return signer.checkpoint()
+
+    def _archive(self) -> Archive:
+        if not isinstance(self.store, PostgresStore):
+            raise InvalidInputError(f"{self.store.name} has no partitions to archive")
+        settings = get_settings()
+        return Archive(
+            self.store,
+            settings.home / "archive",
+            KeyRing.load(ring_file(settings)),
+            settings.user or "secmon",
+        )
 
     def describe_guarantees(self) -> dict[str, str]:
         """What this chain on this database prevents, detects or can't see."""

@@ -111,6 +111,10 @@ class Snapshot(Protocol):
         """``(last kept seq, marker seq)`` of each rollback."""
         ...
 
+    def announcements(self) -> list[str]:
+        """The data of the entries that announce an incarnation, by seq."""
+        ...
+
     def outbox(self) -> tuple[int, float]:
         """Entries waiting to be sequenced, and the age in seconds of the oldest."""
         ...

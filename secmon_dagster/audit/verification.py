@@ -38,6 +38,7 @@ class Verification:
         checkpoints_unreadable: checkpoints by a key this verifier does not have.
         superseded: entries hidden by rollbacks.
         archived: entries whose rows are in archive files; only their hashes were checked.
+        incarnation: how often the log was restored and announced it, plus one.
         outbox, outbox_age_seconds: committed acts that wait to be appended.
         notes: what could not be told, in sentences.
     """
@@ -56,6 +57,7 @@ class Verification:
     checkpoints_unreadable: int = 0
     superseded: int = 0
     archived: int = 0
+    incarnation: int = 1
     outbox: int = 0
     outbox_age_seconds: float = 0.0
     duration_ms: float = 0.0
@@ -94,6 +96,7 @@ class Verification:
             "uncovered_tail": self.uncovered_tail,
             "superseded": self.superseded,
             "archived": self.archived,
+            "incarnation": self.incarnation,
             "outbox": self.outbox,
             "outbox_age_seconds": self.outbox_age_seconds,
             "duration_ms": self.duration_ms,

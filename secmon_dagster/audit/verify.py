@@ -1,91 +1,141 @@
-"""Verifying a chain: its rows, its links and its head."""
+"""Verifying a chain: rows, links, head, tree, and what was signed about it."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from secmon_dagster.audit.covering import Covering
 from secmon_dagster.audit.entry import GENESIS_HASH
-from secmon_dagster.audit.merkle import Frontier
-from secmon_dagster.audit.scan import Finding, Problem, Scan, scan
+from secmon_dagster.audit.keys import KeyRing
+from secmon_dagster.audit.merkle import Frontier, root_of_peaks
+from secmon_dagster.audit.reading import Reading
+from secmon_dagster.audit.scan import Problem
 from secmon_dagster.audit.store import Snapshot
 from secmon_dagster.audit.verification import Verification
 from secmon_dagster.errors import InvalidInputError
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What a verifier believes without the database.
+
+    Attributes:
+        name: the log's name.
+        ring: public keys.
+        notes: checkpoints from witnesses, or that an auditor kept.
+    """
+
+    name: str
+    ring: KeyRing
+    notes: Sequence[str] = ()
+
+
 def verify(
-    snapshot: Snapshot, *, first_seq: int | None = None, last_seq: int | None = None
+    snapshot: Snapshot,
+    trust: Trust,
+    *,
+    first_seq: int | None = None,
+    last_seq: int | None = None,
+    since_checkpoint: bool = False,
+    workers: int | None = None,
 ) -> Verification:
-    """Verify a chain or a range of it.
+    """Verify a chain or a part of it.
 
     Args:
         snapshot: a consistent view; entries appended meanwhile are not part of it.
+        trust: keys and checkpoints. Those in the database are checked as well.
         first_seq, last_seq: the range, ends included; None means from the first, to the last.
+        since_checkpoint: begin after the largest checkpoint that a trusted key signed: the work is
+            then proportional to what is new, and what is older is not read.
+        workers: processes for long chains; None means one for each core.
+
+    Raises:
+        InvalidInputError: the range is not in the chain.
     """
     began = time.perf_counter()
     head = snapshot.head
     end = max([head.seq, *(segment.last_seq for segment in snapshot.segments)])
-    first = 1 if first_seq is None else first_seq
-    last = end if last_seq is None else min(last_seq, end)
-    if first < 1 or (last < first and end):
+    stored = snapshot.checkpoints()
+    restored_at = _restores(snapshot) if head.incarnation > 1 else {}
+    covering = Covering.of(
+        [*trust.notes, *(checkpoint.note for checkpoint in stored)],
+        trust.ring,
+        trust.name,
+        restored_at,
+    )
+    first, last = first_seq or 1, end if last_seq is None else min(last_seq, end)
+    if (first_seq is not None and first_seq < 1) or (first > last + 1):
         raise InvalidInputError.of("range", f"{first_seq}–{last_seq}", f"within 1–{end}")
-    previous = GENESIS_HASH if first == 1 else None
-    scans: list[Scan] = []
-    breaks: list[Finding] = []
-    tree = Frontier()
-    archived = 0
-    for segment in snapshot.segments:
-        start, stop = max(first, segment.first_seq), min(last, segment.last_seq)
-        if start > stop:
-            continue
-        if segment.archived:
-            leaves = snapshot.leaves(start, stop)
-            archived += stop - start + 1
-            if len(leaves) != stop - start + 1:
-                breaks.append(
-                    Finding(Problem.ARCHIVE, start, f"{stop - start + 1} hashes", f"{len(leaves)}")
+    reading = Reading(1, GENESIS_HASH, Frontier(), covering.sizes)
+    if since_checkpoint:
+        for checkpoint in reversed(stored):
+            peaks = [checkpoint.peaks[at : at + 32] for at in range(0, len(checkpoint.peaks), 32)]
+            signed = (checkpoint.size, root_of_peaks(peaks)) in [
+                (known.size, known.root) for known in covering.checkpoints
+            ]
+            if signed and 0 < checkpoint.size <= last:
+                last_leaf = snapshot.leaves(checkpoint.size, checkpoint.size)
+                reading = Reading(
+                    checkpoint.size + 1,
+                    last_leaf[0] if last_leaf else None,
+                    Frontier(checkpoint.size, peaks),
+                    covering.sizes,
                 )
-            previous = leaves[-1] if leaves else None
-            continue
-        found = scan(snapshot.rows(start, stop), start, previous_hash=previous, tree=tree)
-        tree = found.tree
-        previous = found.last_hash or previous
-        scans.append(found)
-        if found.next_seq <= stop:
-            breaks.append(
-                Finding(
-                    Problem.SEQUENCE, found.next_seq, f"entries to {stop}", f"{found.next_seq - 1}"
-                )
-            )
-    if last == end and (head.seq != end or (previous or GENESIS_HASH) != head.entry_hash):
-        breaks.append(
-            Finding(
-                Problem.HEAD,
-                end,
-                f"{head.seq}:{head.entry_hash.hex()}",
-                f"{end}:{(previous or GENESIS_HASH).hex()}",
-            )
+                break
+    elif first > 1:
+        before = snapshot.leaves(first - 1, first - 1)
+        reading = Reading(first, before[0] if before else None, None, ())
+    from_size = reading.next_seq - 1
+    first = reading.next_seq
+    reading.read(snapshot, last, workers or len(os.sched_getaffinity(0)))
+    ended = reading.previous or GENESIS_HASH
+    if last == end and (head.seq, head.entry_hash) != (reading.last_found, ended):
+        reading.report(
+            Problem.HEAD,
+            reading.last_found,
+            f"{head.seq}:{head.entry_hash.hex()}",
+            f"{reading.last_found}:{ended.hex()}",
         )
-    entries = sum(found.entries for found in scans)
-    invalid_count = sum(found.invalid_count for found in scans)
+    largest = compared = 0
+    if reading.sizes or from_size == 0:
+        covered_end = end if last == end else last
+        beyond = [c for c in covering.checkpoints if covered_end < c.size <= end]
+        covering.checkpoints = [c for c in covering.checkpoints if c not in beyond]
+        largest, compared = covering.compare(covered_end, reading.peaks_at, from_size)
+    notes = []
+    if covering.unreadable and not compared:
+        notes.append(
+            f"{covering.unreadable} checkpoints are signed by keys that are not in the ring"
+        )
     waiting, age = snapshot.outbox()
     return Verification(
-        total_entries=head.seq,
-        verified_entries=entries - invalid_count,
+        total_entries=end,
+        verified_entries=reading.entries - reading.invalid_count,
         first_seq=first,
         last_seq=last,
-        invalid_entries=tuple(finding for found in scans for finding in found.invalid),
-        chain_breaks=tuple([finding for found in scans for finding in found.breaks] + breaks),
-        invalid_count=invalid_count,
-        break_count=sum(found.break_count for found in scans) + len(breaks),
+        invalid_entries=tuple(reading.invalid),
+        chain_breaks=tuple(reading.breaks),
+        checkpoint_problems=tuple(covering.problems),
+        invalid_count=reading.invalid_count,
+        break_count=reading.break_count,
+        checkpoint_size=largest,
+        checkpoints_checked=compared,
+        checkpoints_unreadable=covering.unreadable,
         superseded=superseded_entries(snapshot.superseded()),
-        archived=archived,
+        archived=reading.archived,
+        incarnation=head.incarnation,
         outbox=waiting,
         outbox_age_seconds=age,
         duration_ms=(time.perf_counter() - began) * 1000,
+        notes=tuple(notes),
     )
 
 
-def superseded_entries(rollbacks: list[tuple[int, int]]) -> int:
+def superseded_entries(rollbacks: Sequence[tuple[int, int]]) -> int:
     """How many entries lie in the union of the ranges ``(kept, marker)``, ends excluded."""
     count, covered_to = 0, 0
     for kept, marker in sorted(rollbacks):
@@ -93,3 +143,11 @@ def superseded_entries(rollbacks: list[tuple[int, int]]) -> int:
         count += max(0, marker - first)
         covered_to = max(covered_to, marker - 1)
     return count
+
+
+def _restores(snapshot: Snapshot) -> dict[int, int]:
+    """Incarnation -> number of entries it began with, as the log's own entries announce it."""
+    return {
+        int(announced["incarnation"]): int(announced["restored_to"])
+        for announced in map(json.loads, snapshot.announcements())
+    }

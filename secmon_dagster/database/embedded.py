@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
 import psycopg
@@ -70,6 +71,7 @@ def hold() -> Iterator[str]:
         DatabaseUnavailableError: the server does not start; says what its log ends with.
     """
     data = data_directory()
+    holder = os.getpid()
     with keeper.starting_or_stopping(data):
         held = keeper.hold(data)
         try:
@@ -82,13 +84,18 @@ def hold() -> Iterator[str]:
     try:
         yield url
     finally:
-        held.close()
-        with keeper.starting_or_stopping(data):
-            last = not keeper.in_use(data)
-            if last:
-                keeper.stop_server(data)
+        if os.getpid() == holder:  # a forked child that unwinds its copy of our stack isn't us
+            _let_go(data, held)
+
+
+def _let_go(data: Path, held: IO[bytes]) -> None:
+    held.close()
+    with keeper.starting_or_stopping(data):
+        last = not keeper.in_use(data)
         if last:
-            keeper.wait_until_unkept(data)
+            keeper.stop_server(data)
+    if last:
+        keeper.wait_until_unkept(data)
 
 
 def stop() -> bool:

@@ -7,9 +7,44 @@ from typing import Any
 
 import dagster as dg
 
-from secmon_dagster import audit, gate
+from secmon_dagster import audit, drift, gate, training
 from secmon_dagster.limits import limits
 from secmon_dagster.orchestration.actor import actor_of
+
+
+class OfferedWindow(dg.Config):
+    """Rows to check a model against."""
+
+    model_id: str
+    path: str
+
+
+@dg.op(tags=limits(memory="1GiB", time="5m"))
+def check_offered_window(context: dg.OpExecutionContext, config: OfferedWindow) -> None:
+    """Compare the rows with the baseline of the version in use, and alert as a check does."""
+    version = training.current_version(config.model_id)
+    result = drift.run_check(
+        config.model_id,
+        version,
+        lambda: training.load(training.DataSource(path=config.path)),
+        run_id=context.run_id,
+    )
+    if result.error_message is not None:
+        raise dg.Failure(result.error_message, allow_retries=False)
+    context.add_output_metadata(
+        {
+            "check_id": result.check_id,
+            "version": version,
+            "level": str(result.alert_level),
+            "max_psi": result.metrics.get("max_psi"),
+        }
+    )
+
+
+@dg.job
+def drift_drill() -> None:
+    """Check rows of a file as if they were the model's next window; for a shifted one: CRITICAL."""
+    check_offered_window()
 
 
 @dg.op(tags=limits(memory="192MiB", time="1m"))

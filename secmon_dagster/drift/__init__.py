@@ -10,6 +10,7 @@ from secmon_dagster.drift.compare import FeatureDrift, compare
 from secmon_dagster.drift.detector import DriftDetector, create_drift_detector
 from secmon_dagster.drift.levels import Thresholds
 from secmon_dagster.drift.profile import BaselineProfile, profile
+from secmon_dagster.drift.registry import ModelDriftConfig
 from secmon_dagster.drift.results import (
     BiasMetric,
     DriftCheckResult,
@@ -17,8 +18,15 @@ from secmon_dagster.drift.results import (
     DriftReport,
     SafetyEvent,
 )
+from secmon_dagster.drift.scheduler import (
+    DriftScheduler,
+    configure_drift_scheduler,
+    get_drift_scheduler,
+)
+from secmon_dagster.drift.statistics.named import KLDivergence, PopulationStabilityIndex
 from secmon_dagster.drift.vocabulary import (
     AlertLevel,
+    CatchUp,
     DriftType,
     ExecutionStatus,
     SafetySeverity,
@@ -29,20 +37,27 @@ __all__ = [
     "AlertLevel",
     "BaselineProfile",
     "BiasMetric",
+    "CatchUp",
     "DriftCheckResult",
     "DriftDetector",
     "DriftMetric",
     "DriftReport",
+    "DriftScheduler",
     "DriftType",
     "ExecutionStatus",
     "FeatureDrift",
+    "KLDivergence",
+    "ModelDriftConfig",
+    "PopulationStabilityIndex",
     "SafetyEvent",
     "SafetySeverity",
     "ScheduleInterval",
     "Thresholds",
     "Window",
     "compare",
+    "configure_drift_scheduler",
     "create_drift_detector",
+    "get_drift_scheduler",
     "load_baseline",
     "profile",
     "run_check",

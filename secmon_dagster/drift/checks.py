@@ -6,19 +6,20 @@ model's check, and never as a silent NORMAL.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from secmon_dagster.audit import enqueue
 from secmon_dagster.database import transaction
 from secmon_dagster.drift.baselines import load_baseline
 from secmon_dagster.drift.detector import DriftDetector
 from secmon_dagster.drift.levels import Thresholds
+from secmon_dagster.drift.report import html_page, markdown
 from secmon_dagster.drift.results import (
     BiasMetric,
     DriftCheckResult,
@@ -55,7 +56,7 @@ def run_check(
     due_at: datetime | None = None,
     run_id: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    audit: AuditOutbox | None = None,
+    audit: AuditOutbox = enqueue,
 ) -> DriftCheckResult:
     """Check a window against the stored baseline of a model version, and record it.
 
@@ -91,7 +92,7 @@ def execute_check(
     due_at: datetime | None = None,
     run_id: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    audit: AuditOutbox | None = None,
+    audit: AuditOutbox = enqueue,
 ) -> DriftCheckResult:
     """:func:`run_check` with a detector of the caller's making; see there."""
     check_id = check_id or uuid.uuid4().hex
@@ -119,8 +120,17 @@ def execute_check(
         run_id=run_id,
         report=report,
     )
+    result = replace(result, pages=_pages(result))
     with transaction() as connection:
-        record_check(connection, result, finished_at=now(), audit=audit or _outbox(), report=report)
+        event = record_check(
+            connection,
+            result,
+            finished_at=now(),
+            audit=audit,
+            report=report,
+            page=result.pages,
+        )
+    result = replace(result, event=None if event is None else str(event))
     _log.info(
         "Drift check %s %s for %s in %.1fms - Status: %s",
         check_id,
@@ -132,10 +142,49 @@ def execute_check(
     return result
 
 
-def _outbox() -> AuditOutbox:
-    """The audit package's outbox; a check that can't be audited is not recorded."""
-    outbox: AuditOutbox = importlib.import_module("secmon_dagster.audit").enqueue
-    return outbox
+def skip_check(
+    model_id: str,
+    version: str,
+    reason: str,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    audit: AuditOutbox = enqueue,
+) -> DriftCheckResult:
+    """Record that a check was asked for and not made."""
+    moment = now()
+    result = DriftCheckResult(
+        check_id=uuid.uuid4().hex,
+        model_id=model_id,
+        model_version=version,
+        timestamp=moment.isoformat(),
+        status=ExecutionStatus.SKIPPED,
+        duration_ms=0.0,
+        alert_generated=False,
+        alert_level=None,
+        metrics={},
+        reason=reason,
+    )
+    with transaction() as connection:
+        begin_check(connection, result.check_id, model_id, version, now=moment)
+        record_check(connection, result, finished_at=moment, audit=audit)
+    return result
+
+
+def _pages(result: DriftCheckResult) -> tuple[str, str] | None:
+    """The report as HTML and as markdown."""
+    if result.report is None:
+        return None
+    return (
+        html_page(
+            result.report,
+            model_id=result.model_id,
+            version=result.model_version,
+            check_id=result.check_id,
+            moment=result.timestamp,
+            thresholds=result.report.thresholds,
+        ),
+        markdown(result.report, model_id=result.model_id, version=result.model_version),
+    )
 
 
 def _judge(

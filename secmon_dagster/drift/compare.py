@@ -224,6 +224,9 @@ def judge_window(
         statistics["unseen_share"] = sum(window.unseen.values()) / window.present
     elif ordered is not None and baseline.numeric is not None:
         statistics |= _rank_statistics(baseline.numeric, baseline.present, ordered)
+    else:
+        # Without ranks there is no KS test; the cells have Pearson's.
+        statistics["chi2_p"] = chi2_contingency_p(reference, current)
     return FeatureDrift(**base, **statistics, **_level(verdict, base["missing_level"]))
 
 

@@ -10,7 +10,12 @@ import pandas as pd
 
 from secmon_dagster.drift.bias import read_bias
 from secmon_dagster.drift.columns import as_columns, kind_of
-from secmon_dagster.drift.compare import FeatureDrift, compare_feature
+from secmon_dagster.drift.compare import (
+    FeatureDrift,
+    compare_feature,
+    count_window,
+    judge_window,
+)
 from secmon_dagster.drift.levels import FALSE_DISCOVERY_RATE, Thresholds, benjamini_hochberg
 from secmon_dagster.drift.profile import BaselineProfile, FeatureProfile, output_columns, profile
 from secmon_dagster.drift.results import BiasMetric, DriftMetric, DriftReport, SafetyEvent
@@ -25,6 +30,8 @@ class DriftDetector:
         baseline: A profile, or reference data to make one of.
         thresholds: Where levels begin.
         features: Which of the baseline's features to look at; None means all.
+        rank_statistics: False leaves out KS and W1, and with them the sort: PSI, KL and JS of a
+            million rows then take 3 ms a column.
     """
 
     def __init__(
@@ -32,7 +39,10 @@ class DriftDetector:
         baseline: BaselineProfile | Any,
         thresholds: Mapping[str, float] | Thresholds | None = None,
         features: Iterable[str] | None = None,
+        *,
+        rank_statistics: bool = True,
     ) -> None:
+        self._rank_statistics = rank_statistics
         made = baseline if isinstance(baseline, BaselineProfile) else profile(baseline)
         self.baseline = made.select(features)
         self.thresholds = Thresholds.of(thresholds)
@@ -93,6 +103,7 @@ class DriftDetector:
             bias=bias,
             safety=tuple(safety_events),
             extra_columns=tuple(name for name in columns if name not in self.baseline.features),
+            thresholds=self.thresholds,
         )
 
     def _inputs(self, columns: Mapping[str, pd.Series]) -> tuple[FeatureDrift, ...]:
@@ -104,19 +115,19 @@ class DriftDetector:
                 "every feature of the baseline",
             )
         return tuple(
-            compare_feature(each, columns[name], self.thresholds)
-            for name, each in self.baseline.features.items()
+            self._compare(each, columns[name]) for name, each in self.baseline.features.items()
         )
 
     def _outputs(self, columns: Mapping[str, pd.Series]) -> tuple[FeatureDrift, ...]:
         return tuple(
-            compare_feature(
-                self.baseline.outputs.get(name) or _no_baseline(name, values),
-                values,
-                self.thresholds,
-            )
+            self._compare(self.baseline.outputs.get(name) or _no_baseline(name, values), values)
             for name, values in columns.items()
         )
+
+    def _compare(self, baseline: FeatureProfile, values: pd.Series) -> FeatureDrift:
+        if self._rank_statistics:
+            return compare_feature(baseline, values, self.thresholds)
+        return judge_window(baseline, count_window(baseline, values), self.thresholds)
 
 
 def create_drift_detector(
@@ -158,6 +169,8 @@ def _discount(
     feature: FeatureDrift, q: float | None, missing_q: float | None, tested: int
 ) -> FeatureDrift:
     feature = replace(feature, q_value=q)
+    if tested < 2:  # nothing to correct for: the gate alone decides
+        return feature
     if feature.missing_level and missing_q is not None and missing_q > FALSE_DISCOVERY_RATE:
         feature = replace(feature, missing_level=AlertLevel.NORMAL)
     if feature.psi_level is None:

@@ -2,7 +2,7 @@
 
 A PSI raises a level only if it is at or above the threshold *and* larger than samples of these
 sizes reach by chance (:func:`~secmon_dagster.drift.statistics.psi_gate`). That gate rests on a
-chi-squared limit; where a cell expects fewer than ten current rows the limit does not hold yet
+chi-squared limit; where a cell expects fewer than eight current rows the limit does not hold yet
 (one empty cell alone adds 0.69), and Pearson's contingency test has to agree.
 
 References
@@ -26,8 +26,8 @@ from secmon_dagster.errors import InvalidInputError
 Counts = npt.NDArray[np.int64]
 
 ALPHA = 0.01
-FALSE_DISCOVERY_RATE = 0.05
-_ENOUGH_PER_CELL = 10
+FALSE_DISCOVERY_RATE = 0.01
+_ENOUGH_PER_CELL = 8
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def judge_missing(share_change: float, p: float, thresholds: Thresholds) -> Aler
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values (q-values), in the order given.
 
-    Raising those at or below 0.05 keeps the expected share of false ones among them below 5 %,
+    Raising those at or below 0.01 keeps the expected share of false ones among them below 1 %,
     however many features a check has.
 
     >>> [round(q, 3) for q in benjamini_hochberg([0.01, 0.04, 0.03, 0.5])]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
 from secmon_dagster.drift.compare import FeatureDrift
+from secmon_dagster.drift.levels import Thresholds
 from secmon_dagster.drift.vocabulary import AlertLevel, DriftType, ExecutionStatus, SafetySeverity
 
 
@@ -113,6 +113,7 @@ class DriftReport:
     bias: tuple[BiasMetric, ...] = ()
     safety: tuple[SafetyEvent, ...] = ()
     extra_columns: tuple[str, ...] = ()
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     @property
     def overall_status(self) -> str:
@@ -213,14 +214,16 @@ class DriftCheckResult:
     reason: str | None = None
     due_at: str | None = None
     run_id: str | None = None
+    event: str | None = None
     report: DriftReport | None = field(default=None, compare=False, repr=False)
+    pages: tuple[str, str] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def raises_alert(self) -> bool:
+        """Whether this check raised or escalated its model's level, rather than confirmed it."""
+        return self.event in ("raised", "escalated")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, without the report."""
         body = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "report"}
         return {**body, "status": str(self.status)}
-
-
-def timestamp(moment: datetime) -> str:
-    """An instant as the ISO text with offset that all records use."""
-    return moment.isoformat()

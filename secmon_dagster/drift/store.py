@@ -112,7 +112,35 @@ def record_check(
         details={"error": result.error_message} if failed else None,
         level="error" if failed else "info",
     )
+    count_outcome(connection, result.model_id, result.status, alert=result.alert_generated)
     return _tell(connection, result, report, audit) if report is not None else None
+
+
+def count_outcome(
+    connection: psycopg.Connection[Any],
+    model_id: str,
+    status: ExecutionStatus,
+    *,
+    alert: bool = False,
+    times: int = 1,
+) -> None:
+    """Add to the model's counters; also makes (and locks) its state row."""
+    connection.execute(
+        """INSERT INTO drift_model_state AS s (model_id, successful, failed, skipped, alerts)
+           VALUES (%(model)s, %(ok)s, %(failed)s, %(skipped)s, %(alerts)s)
+           ON CONFLICT (model_id) DO UPDATE
+             SET successful = s.successful + excluded.successful,
+                 failed = s.failed + excluded.failed,
+                 skipped = s.skipped + excluded.skipped,
+                 alerts = s.alerts + excluded.alerts""",
+        {
+            "model": model_id,
+            "ok": times * (status is ExecutionStatus.COMPLETED),
+            "failed": times * (status is ExecutionStatus.FAILED),
+            "skipped": times * (status is ExecutionStatus.SKIPPED),
+            "alerts": times * alert,
+        },
+    )
 
 
 def _identity(result: DriftCheckResult) -> dict[str, Any]:
@@ -148,13 +176,8 @@ def _tell(
     audit: AuditOutbox,
 ) -> AlertEvent | None:
     """Audit entry and outbox row for a changed level; the state row orders concurrent checks."""
-    connection.execute(
-        """INSERT INTO drift_alert_state (model_id, level, check_id) VALUES (%s, 'NORMAL', %s)
-           ON CONFLICT (model_id) DO NOTHING""",
-        (result.model_id, result.check_id),
-    )
     row = connection.execute(
-        "SELECT level FROM drift_alert_state WHERE model_id = %s FOR UPDATE", (result.model_id,)
+        "SELECT level FROM drift_model_state WHERE model_id = %s FOR UPDATE", (result.model_id,)
     ).fetchone()
     before = AlertLevel(row[0]) if row else None
     event = alert_event(before, report.level)
@@ -179,7 +202,7 @@ def _tell(
         level={"CRITICAL": "critical", "WARNING": "warn"}.get(str(report.level), "info"),
     )
     connection.execute(
-        """UPDATE drift_alert_state SET level = %s, since = now(), check_id = %s
+        """UPDATE drift_model_state SET level = %s, since = now(), check_id = %s
             WHERE model_id = %s""",
         (str(report.level), result.check_id, result.model_id),
     )
@@ -189,3 +212,34 @@ def _tell(
         (result.model_id, str(event), str(report.level), Jsonb(payload), entry_id),
     )
     return event
+
+
+def abandon_check(
+    connection: psycopg.Connection[Any],
+    check_id: str,
+    reason: str,
+    *,
+    now: datetime,
+    audit: AuditOutbox,
+) -> bool:
+    """End a check whose run is gone as FAILED; False if it had ended already."""
+    row = connection.execute(
+        """UPDATE drift_checks SET status = 'failed', finished_at = %s, error_message = %s
+            WHERE check_id = %s AND status IN ('pending', 'running')
+        RETURNING model_id, model_version""",
+        (now, reason, check_id),
+    ).fetchone()
+    if row is None:
+        return False
+    count_outcome(connection, row[0], ExecutionStatus.FAILED)
+    audit(
+        connection,
+        action="DRIFT_CHECK_FAILED",
+        actor=ACTOR,
+        resource_type="model",
+        resource_id=row[0],
+        data={"check_id": check_id, "model_version": row[1], "status": "failed"},
+        details={"error": reason},
+        level="error",
+    )
+    return True

@@ -14,6 +14,7 @@ from secmon_dagster.gate.history import (
 )
 from secmon_dagster.gate.isolation import Isolation
 from secmon_dagster.gate.runner import run_security_check
+from secmon_dagster.gate.sandbox import strongest_isolation
 from secmon_dagster.gate.verdict import Action, MonitoringResult, Outcome, Verdict
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "refusal",
     "run_security_check",
     "save_monitoring_result",
+    "strongest_isolation",
 ]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -14,17 +18,19 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from secmon_dagster import audit
 from secmon_dagster.database import transaction
 from secmon_dagster.errors import (
     ApprovalRequiredError,
     ArtifactBlockedError,
     CheckTimeoutError,
+    GateBusyError,
     GateError,
     GateMisconfiguredError,
     InvalidInputError,
     NotFoundError,
 )
-from secmon_dagster.gate import history
+from secmon_dagster.gate import approval, history
 from secmon_dagster.gate.artifact import Artifact, Snapshot, check_name, snapshot
 from secmon_dagster.gate.isolation import strength
 from secmon_dagster.gate.policy import Policy, load_policy
@@ -33,16 +39,31 @@ from secmon_dagster.gate.verdict import MonitoringResult, Outcome, Verdict, comb
 from secmon_dagster.settings import get_settings
 
 _CACHE_SIZE = 4096
+# Checks at a time in one process; the next ones wait for as long as a script may run.
+SLOTS = 4 * (os.cpu_count() or 1)
+_slots = threading.BoundedSemaphore(SLOTS)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What may be handed out: an open descriptor on a private copy, to be closed by who gets it.
+    Without one the artifact only lives at its URL. ``verdict`` is None where none was needed."""
+
+    artifact: Artifact
+    verdict: Verdict | None
+    descriptor: int | None = None
+    size: int = 0
+    sha256: str = ""
 
 
 class Gatekeeper:
     """Judges artifacts and hands out their bytes.
 
     Args:
-        enqueue: puts audit entries into a transaction (``secmon_dagster.audit.enqueue``).
+        enqueue: puts audit entries into a transaction; the audit chain's outbox by default.
     """
 
-    def __init__(self, *, enqueue: history.Enqueue | None = None) -> None:
+    def __init__(self, *, enqueue: history.Enqueue = audit.enqueue) -> None:
         self._enqueue = enqueue
         self._cache: OrderedDict[tuple[str, str, str], tuple[float, Verdict]] = OrderedDict()
 
@@ -129,9 +150,7 @@ class Gatekeeper:
         with transaction() as connection:
             artifact = self._find(connection, artifact_id)
             policy = load_policy(connection)
-        if artifact.path is None:
-            return self._judge(artifact, policy, None, user_id, run_id, fresh)
-        with self._snapshot(artifact.path) as taken:
+        with self._bytes(artifact) as taken:
             return self._judge(artifact, policy, taken, user_id, run_id, fresh)
 
     def _judge(
@@ -153,7 +172,14 @@ class Gatekeeper:
         elif cached is not None:
             result = replace(cached.result, execution_duration_ms=0.0)
         else:
-            result = self._run(artifact, policy, taken)
+            if not _slots.acquire(timeout=policy.timeout):
+                raise GateBusyError(
+                    f"{SLOTS} checks are under way", artifact_id=artifact.id, retry_after=5
+                )
+            try:
+                result = self._run(artifact, policy, taken)
+            finally:
+                _slots.release()
         with transaction(user_id=user_id) as connection:
             if taken is not None and artifact.sha256 is None:
                 connection.execute(
@@ -218,7 +244,7 @@ class Gatekeeper:
             CheckTimeoutError, GateMisconfiguredError: the check could not be made.
             NotFoundError: no such artifact or file.
         """
-        with transaction() as connection:
+        with transaction(user_id=user_id) as connection:
             artifact = self._find(connection, artifact_id)
             policy = load_policy(connection)
         if artifact.path is None:
@@ -231,40 +257,142 @@ class Gatekeeper:
                     hint="register the new bytes; they need a check of their own",
                     artifact_id=artifact_id,
                 )
-            with transaction() as connection:
-                verdict = history.latest_verdict(
-                    connection, artifact.id, taken.sha256, policy.digest(artifact)
-                )
-                self._require(artifact, verdict)
+            with transaction(user_id=user_id) as connection:
+                digest = policy.digest(artifact)
+                verdict = history.latest_verdict(connection, artifact.id, taken.sha256, digest)
+                self.require(connection, artifact, verdict)
             return os.fdopen(os.dup(taken.descriptor), "rb")
 
-    def _require(self, artifact: Artifact, verdict: Verdict | None) -> None:
+    def download(self, artifact_id: str, *, user_id: str | None = None) -> Release:
+        """Check and release in one go, on one copy of the bytes: what an endpoint serves.
+
+        An artifact that is not sensitive is not checked; its bytes still have to be those that
+        were registered.
+
+        Raises:
+            See :meth:`check` and :meth:`open_released`.
+        """
+        with transaction(user_id=user_id) as connection:
+            artifact = self._find(connection, artifact_id)
+            policy = load_policy(connection)
+        with self._bytes(artifact) as taken:
+            verdict = None
+            changed = taken is not None and artifact.sha256 not in (None, taken.sha256)
+            if artifact.is_sensitive or artifact.require_approval or changed:
+                verdict = self._judge(artifact, policy, taken, user_id, None, False)
+                with transaction(user_id=user_id) as connection:
+                    self.require(connection, artifact, verdict)
+            if taken is None:
+                return Release(artifact, verdict)
+            return Release(artifact, verdict, os.dup(taken.descriptor), taken.size, taken.sha256)
+
+    def require(
+        self,
+        connection: psycopg.Connection[Any],
+        artifact: Artifact,
+        verdict: Verdict | None,
+    ) -> None:
+        """Raise unless ``verdict`` lets the artifact's bytes pass: see :meth:`open_released`."""
+        context: dict[str, Any] = {"artifact_id": artifact.id, "verdict": verdict}
         if verdict is None:
             raise ArtifactBlockedError(
                 f"artifact {artifact.id!r} has no verdict on these bytes under the policy in force",
-                hint=f"secmon gate check --artifact {artifact.id}",
-                artifact_id=artifact.id,
+                hint=f"secmon gate rescan {artifact.id}",
+                **context,
             )
         if not verdict.allowed:
             raise refusal(verdict)
+        if not history.is_recorded(connection, verdict):
+            raise ArtifactBlockedError(
+                f"the verdict {verdict.check_id} on artifact {artifact.id!r} is not in the audit "
+                "chain as the history tells it",
+                hint=f"secmon audit verify, then secmon gate rescan {artifact.id}",
+                **context,
+            )
         demanded = get_settings().gate_min_isolation
         if strength(verdict.result.isolation) < strength(demanded):
             raise ArtifactBlockedError(
                 f"artifact {artifact.id!r} was checked under {verdict.result.isolation}; "
                 f"SECMON_GATE_MIN_ISOLATION demands {demanded}",
-                artifact_id=artifact.id,
-                verdict=verdict,
+                **context,
             )
-        if artifact.require_approval:
+        if artifact.require_approval and not approval.approved(
+            connection, artifact.id, verdict.sha256, verdict.policy_digest
+        ):
             raise ApprovalRequiredError(
                 f"artifact {artifact.id!r} needs the approval of a second person",
-                artifact_id=artifact.id,
-                verdict=verdict,
+                hint=f"secmon gate request {artifact.id}",
+                **context,
             )
+
+    # --- approve ----------------------------------------------------------------------------------
+
+    def request_approval(
+        self,
+        artifact_id: str,
+        requester: str,
+        *,
+        reason: str = "",
+        lifetime: timedelta = approval.DEFAULT_LIFETIME,
+        idempotency_key: str | None = None,
+    ) -> approval.Approval:
+        """Ask for a second person's word on the artifact as it is now.
+
+        Raises:
+            NotFoundError: no such artifact, or it has no bytes yet to approve.
+        """
+        with transaction(user_id=requester) as connection:
+            artifact = self._find(connection, artifact_id)
+            if artifact.sha256 is None:
+                raise NotFoundError(f"artifact {artifact_id!r} has no known bytes to approve")
+            made = approval.request(
+                connection,
+                artifact_id=artifact.id,
+                sha256=artifact.sha256,
+                policy_digest=load_policy(connection).digest(artifact),
+                requester=requester,
+                reason=reason,
+                lifetime=lifetime,
+                idempotency_key=idempotency_key,
+            )
+            self._audit(connection, "approval.requested", requester, artifact.id,
+                        {"approval_id": made.id, "sha256": made.sha256})  # fmt: skip
+        return made
+
+    def decide(
+        self,
+        approval_id: str,
+        state: approval.State,
+        decided_by: str,
+        *,
+        expected_version: int | None = None,
+    ) -> approval.Approval:
+        """Approve, deny or revoke; the decision and its audit entry, or neither.
+
+        Raises:
+            NotFoundError, PermissionDeniedError, ConflictError: see :func:`approval.decide`.
+        """
+        with transaction(user_id=decided_by) as connection:
+            made = approval.decide(
+                connection, approval_id, state, decided_by=decided_by,
+                expected_version=expected_version,
+            )  # fmt: skip
+            self._audit(connection, f"approval.{state}", decided_by, made.artifact_id,
+                        {"approval_id": made.id, "sha256": made.sha256})  # fmt: skip
+        return made
 
     # --- shared -----------------------------------------------------------------------------------
 
-    def _snapshot(self, path: Path) -> Any:
+    @contextmanager
+    def _bytes(self, artifact: Artifact) -> Iterator[Snapshot | None]:
+        """A snapshot of the artifact's file, None for one that only lives at a URL."""
+        if artifact.path is None:
+            yield None
+            return
+        with self._snapshot(artifact.path) as taken:
+            yield taken
+
+    def _snapshot(self, path: Path) -> AbstractContextManager[Snapshot]:
         settings = get_settings()
         return snapshot(path, settings.home / "gate", max_bytes=settings.gate_max_bytes)
 
@@ -288,11 +416,14 @@ class Gatekeeper:
         artifact_id: str,
         data: dict[str, Any],
     ) -> None:
-        if self._enqueue is not None:
-            self._enqueue(
-                connection, action=action, actor=actor or "gate", resource_type="artifact",
-                resource_id=artifact_id, data=data,
-            )  # fmt: skip
+        self._enqueue(
+            connection,
+            action=action,
+            actor=actor or "gate",
+            resource_type="artifact",
+            resource_id=artifact_id,
+            data=data,
+        )
 
 
 def refusal(verdict: Verdict) -> GateError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from secmon_dagster import audit
 from secmon_dagster.database import transaction
 from secmon_dagster.gate.verdict import Action, MonitoringResult, Outcome, Verdict
 
@@ -21,12 +23,13 @@ class Enqueue(Protocol):
     def __call__(
         self,
         connection: psycopg.Connection[Any],
+        /,
         *,
         action: str,
         actor: str,
         resource_type: str,
         resource_id: str | None = None,
-        data: Mapping[str, Any] | None = None,
+        data: Any = None,
         level: str = "info",
         event_type: str | None = None,
         execution_id: str | None = None,
@@ -58,13 +61,13 @@ def save_monitoring_result(
     sha256: str | None = None,
     policy_digest: str = "",
     cached_from: str | None = None,
-    enqueue: Enqueue | None = None,
+    enqueue: Enqueue = audit.enqueue,
     connection: psycopg.Connection[Any] | None = None,
 ) -> Verdict:
     """Write the row and its audit entry: both, or neither.
 
     Args:
-        enqueue: puts the entry into the audit outbox; None writes the row alone.
+        enqueue: puts the entry into the audit chain's outbox.
         connection: a transaction to write in; None opens and commits one.
 
     Raises:
@@ -78,18 +81,16 @@ def save_monitoring_result(
                 connection=opened,
             )  # fmt: skip
     check_id = uuid.uuid4().hex
-    entry_id = None
-    if enqueue is not None:
-        entry_id = enqueue(
-            connection,
-            action=f"gate.{result.action}",
-            actor=user_id or "gate",
-            resource_type="artifact",
-            resource_id=result.artifact_id,
-            data=entry_data(result, check_id, sha256, policy_digest, cached_from),
-            level=_LEVELS[result.action],
-            execution_id=run_id,
-        )
+    entry_id = enqueue(
+        connection,
+        action=f"gate.{result.action}",
+        actor=user_id or "gate",
+        resource_type="artifact",
+        resource_id=result.artifact_id,
+        data=entry_data(result, check_id, sha256, policy_digest, cached_from),
+        level=_LEVELS[result.action],
+        execution_id=run_id,
+    )
     connection.execute(
         """
         INSERT INTO monitoring_history
@@ -159,6 +160,34 @@ def latest_verdict(
         (artifact_id, sha256, policy_digest),
     ).fetchone()
     return None if row is None else verdict_of(row)
+
+
+def find_check(check_id: str) -> Verdict | None:
+    """One check by its id."""
+    with transaction() as connection:
+        row = (
+            connection.cursor(row_factory=dict_row)
+            .execute("SELECT * FROM monitoring_history WHERE check_id = %s", (check_id,))
+            .fetchone()
+        )
+    return None if row is None else verdict_of(row)
+
+
+def is_recorded(connection: psycopg.Connection[Any], verdict: Verdict) -> bool:
+    """Whether the audit chain (or its outbox) holds this very verdict.
+
+    The history is a table that its role may write; the chain is not. A row without an entry that
+    says the same is no verdict.
+    """
+    rows = connection.execute(
+        "SELECT data FROM audit_entries WHERE entry_id = %s "
+        "UNION ALL SELECT data FROM audit_outbox WHERE entry_id = %s",
+        (verdict.entry_id, verdict.entry_id),
+    ).fetchall()
+    expected = entry_data(
+        verdict.result, verdict.check_id, verdict.sha256, verdict.policy_digest, verdict.cached_from
+    )
+    return any(json.loads(text) == expected for (text,) in rows)
 
 
 def history(

@@ -6,13 +6,22 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secmon_dagster.errors import InvalidInputError
-from secmon_dagster.gate.bounded import Ended, run_bounded
 from secmon_dagster.gate.isolation import Isolation
+from secmon_dagster.gate.sandbox import (
+    Confinement,
+    Ended,
+    Warm,
+    available,
+    run_confined,
+    strongest_isolation,
+)
 from secmon_dagster.gate.scripts import (
+    SCANNER_FOLDER,
     InterpreterMissingError,
     Script,
     ScriptMissingError,
@@ -26,9 +35,11 @@ from secmon_dagster.gate.verdict import (
     MonitoringResult,
     read_output,
 )
-from secmon_dagster.settings import get_settings
+from secmon_dagster.settings import bundled_scripts, get_settings
 
 DEFAULT_SCRIPT = "default_check.py"
+WARM_CHECKS = ("default_check.py", "size_limit_check.py", "content_check.py")
+BUNDLED_FOLDER = bundled_scripts()
 SCRIPT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -86,7 +97,7 @@ def run_security_check(
     except ScriptMissingError as missing:
         return failed(EXIT_SCRIPT_ERROR, str(missing))
     try:
-        command = script.command()
+        plan = _plan(script, folder)
     except InterpreterMissingError as missing:
         return failed(EXIT_NO_INTERPRETER, str(missing), script)
     except (ScriptMissingError, OSError) as broken:
@@ -101,30 +112,58 @@ def run_security_check(
         url=url,
         config=json.dumps({"script_timeout_ms": round(timeout * 1000), **(config or {})}),
     )
+    seen = () if path is None else (Path(path).absolute(),)
     try:
-        ended = _run(command + arguments, timeout, max_output)
+        with tempfile.TemporaryDirectory(prefix="secmon-check-") as own:
+            confinement = Confinement(
+                plan.isolation,
+                Path(own),
+                readable=(folder.resolve(), SCANNER_FOLDER, *seen),
+                environment={"PATH": SCRIPT_PATH, "LANG": "C.UTF-8", "TMPDIR": own},
+                timeout=timeout,
+                max_output=max_output,
+            )
+            ended = run_confined([*plan.command, *arguments], confinement, warm=plan.warm)
     except OSError as refused:
         return failed(EXIT_SCRIPT_ERROR, f"Security script {script.name}: {refused}", script)
-    return _result(artifact_id, script, ended, max_output, timeout)
+    return _result(artifact_id, script, ended, max_output, timeout, plan.isolation)
 
 
-def _run(command: list[str], timeout: float, max_output: int) -> Ended:
-    with tempfile.TemporaryDirectory(prefix="secmon-check-") as folder:
-        return run_bounded(
-            command,
-            timeout=timeout,
-            max_output=4 * max_output,
-            environment={
-                "PATH": SCRIPT_PATH,
-                "LANG": "C.UTF-8",
-                "TMPDIR": folder,
-            },
-            folder=Path(folder),
+@dataclass(frozen=True)
+class _Plan:
+    """How a script is run: warm (its own path is the command) or by its interpreter."""
+
+    command: list[str]
+    isolation: Isolation
+    warm: Warm | None = None
+
+
+def _plan(script: Script, folder: Path) -> _Plan:
+    """Bundled checks are forked warm, under Landlock; all else runs as shut in as can be.
+
+    Raises:
+        InterpreterMissingError, ScriptMissingError: it can't be run.
+        OSError: this machine can't isolate as demanded.
+    """
+    demanded = Isolation(get_settings().gate_min_isolation)
+    warm_levels = [level for level in (Isolation.LANDLOCK, Isolation.USERNS) if level >= demanded]
+    if script.name in WARM_CHECKS and folder.resolve() == BUNDLED_FOLDER.resolve():
+        for level in warm_levels:
+            if available(level):
+                scripts = [find_script(name, folder) for name in WARM_CHECKS]
+                version = "".join(found.digest for found in scripts)
+                warm = Warm(tuple(str(found.path) for found in scripts), version)
+                return _Plan([str(script.path)], level, warm)
+    command, strongest = script.command(), strongest_isolation()
+    if strongest < demanded:
+        raise OSError(
+            f"SECMON_GATE_MIN_ISOLATION demands {demanded}, this machine offers {strongest}"
         )
+    return _Plan(command, strongest)
 
 
 def _result(
-    artifact_id: str, script: Script, ended: Ended, max_output: int, timeout: float
+    artifact_id: str, script: Script, ended: Ended, max_output: int, timeout: float, isolation: str
 ) -> MonitoringResult:
     stdout = ended.stdout.decode("utf-8", "replace")
     stderr = ended.stderr.decode("utf-8", "replace")
@@ -147,7 +186,7 @@ def _result(
         execution_duration_ms=_milliseconds(ended.seconds),
         findings=tuple(f for f in printed.get("findings", []) if isinstance(f, dict)),
         recommendation=_text(printed.get("recommendation")),
-        isolation=Isolation.RLIMITS,
+        isolation=isolation,
         script_digest=script.digest,
     )
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
+import pandas as pd
+import psycopg
+from psycopg import sql
 
+from secmon_dagster import database
 from secmon_dagster.orchestration.actor import USER_TAG
 from secmon_dagster.orchestration.platform import MODULE
 from secmon_dagster.settings import get_settings
 
 _DEMO_TAG = "secmon/demo"
+# "package.module.SomeError: what happened" without what a person at the terminal can't use
+_CLASS_NAME = re.compile(r"^\w+(\.\w+)+: (?=\S)")
 
 
 @dataclass(frozen=True)
@@ -34,15 +44,14 @@ class FinishedRun:
         return self.run.status is dg.DagsterRunStatus.SUCCESS
 
     def failure_text(self, step: str) -> str:
-        """Why a step failed, innermost cause included; empty if it didn't."""
+        """Why a step failed, as its innermost cause says it; empty if it didn't."""
         if step not in self.failures:
             return ""
         error = self.failures[step].step_failure_data.error
-        texts = []
-        while error is not None:
-            texts.append(error.message.strip())
+        assert error is not None
+        while error.cause is not None:
             error = error.cause
-        return " ".join(texts)
+        return _CLASS_NAME.sub("", error.message.strip())
 
     def failure_metadata(self, step: str) -> dict[str, Any]:
         """The failure's metadata by name, plain values."""
@@ -58,7 +67,6 @@ def execute(
     job: str,
     *,
     config: dict[str, Any] | None = None,
-    tags: dict[str, str] | None = None,
     user: str,
 ) -> FinishedRun:
     """Run ``job`` to its end with ``dagster job execute`` and read back what was recorded.
@@ -69,26 +77,11 @@ def execute(
     mark = uuid.uuid4().hex
     folder = get_settings().home / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    configuration = folder / f"{job}.json"
+    configuration = folder / f"{job}-{mark[:8]}.json"
     configuration.write_text(json.dumps(config or {}))  # JSON is YAML
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "dagster"),
-            "job",
-            "execute",
-            "-m",
-            MODULE,
-            "-j",
-            job,
-            "-c",
-            str(configuration),
-            "--tags",
-            json.dumps({_DEMO_TAG: mark, USER_TAG: user, **(tags or {})}),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ.copy(),
-        check=False,
+    labels = json.dumps({_DEMO_TAG: mark, USER_TAG: user})
+    done = _dagster(
+        "job", "execute", "-m", MODULE, "-j", job, "-c", str(configuration), "--tags", labels
     )
     runs = instance.get_runs(dg.RunsFilter(tags={_DEMO_TAG: mark}), limit=1)
     if not runs:
@@ -103,6 +96,11 @@ def execute(
         if record.event_log_entry.dagster_event is not None
     }
     return FinishedRun(runs[0], failures)
+
+
+def _dagster(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).parent / "dagster")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
 class _RunsACommand:
@@ -128,3 +126,73 @@ def poisoned_pickle() -> tuple[Path, Path]:
     file = folder / "quarterly_forecast.pkl"
     file.write_bytes(pickle.dumps({"weights": [0.1, 0.2], "meta": _RunsACommand(f"touch {proof}")}))
     return file, proof
+
+
+def shifted_window(model_id: str, *, deviations: float) -> Path:
+    """The model's own rows with every feature moved by ``deviations`` standard deviations."""
+    table = pd.read_parquet(get_settings().home / "tables" / model_id / "features.parquet")
+    numbers = table.select_dtypes("number").columns
+    table[numbers] = table[numbers] + deviations * table[numbers].std()
+    file = get_settings().home / "demo" / f"{model_id}-shifted-{deviations:g}.parquet"
+    table.to_parquet(file)
+    return file
+
+
+def ticks(sensor: str) -> str:
+    """Evaluate a sensor once, without a cursor, with ``dagster sensor preview``.
+
+    Returns:
+        What it asks for.
+    """
+    return _dagster("sensor", "preview", sensor, "-m", MODULE).stdout
+
+
+@contextmanager
+def copy_of_the_chain(tampered_seq: int | None = None) -> Iterator[str]:
+    """A database with a copy of the audit chain, in which one entry may name another actor; it is
+    gone after the block.
+
+    Yields:
+        The copy's URL.
+    """
+    name = f"secmon_copy_{uuid.uuid4().hex[:12]}"
+    url = database.database_url()
+    copy_url = urlsplit(url)._replace(path=f"/{name}").geturl()
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            database.migrate(copy_url)
+            with psycopg.connect(copy_url) as copy:
+                copy.execute("SET ROLE secmon_owner")
+                _copy_chain(admin, copy, tampered_seq)
+            yield copy_url
+        finally:
+            admin.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+
+def _copy_chain(
+    source: psycopg.Connection[Any], copy: psycopg.Connection[Any], tampered_seq: int | None
+) -> None:
+    """What a table owner could do; the append function isn't used."""
+    head = source.execute(
+        "SELECT seq, entry_hash, timestamp, incarnation FROM secmon.audit_head"
+    ).fetchone()
+    assert head is not None
+    copy.execute("SELECT secmon.audit_grow()")
+    rows = source.execute("SELECT * FROM secmon.audit_entries ORDER BY seq")
+    actor = [column.name for column in rows.description or ()].index("actor")
+    insert = sql.SQL("INSERT INTO secmon.audit_entries VALUES ({})").format(
+        sql.SQL(", ").join([sql.Placeholder()] * len(rows.description or ()))
+    )
+    copied = [
+        (*row[:actor], "somebody_else", *row[actor + 1 :]) if row[0] == tampered_seq else row
+        for row in rows
+    ]
+    with copy.cursor() as cursor:
+        cursor.executemany(insert, copied)
+    copy.execute(
+        "UPDATE secmon.audit_head SET seq = %s, entry_hash = %s, timestamp = %s, incarnation = %s",
+        head,
+    )

@@ -24,6 +24,7 @@ from secmon_dagster.training.spec import (
 )
 from secmon_dagster.training.store import (
     StoredModel,
+    current_version,
     library_versions,
     load_model,
     mark_current,
@@ -49,6 +50,7 @@ __all__ = [
     "build_pipeline",
     "classifier",
     "confusion_picture",
+    "current_version",
     "evaluate",
     "feature_names",
     "library_versions",

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from croniter import croniter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from secmon_dagster.errors import ModelDefinitionError
 
@@ -92,6 +101,15 @@ class Drift(_Declared):
     psi_warning: float = Field(default=0.1, gt=0, le=10)
     psi_critical: float = Field(default=0.25, gt=0, le=10)
     enabled: bool = True
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_is_known(cls, value: str) -> str:
+        # croniter knows more than five fields and @-names; Dagster doesn't.
+        cron = len(value.split()) == 5 and croniter.is_valid(value)
+        if value not in ("hourly", "daily", "weekly") and not cron:
+            raise ValueError("allowed: hourly, daily, weekly, or a cron expression of five fields")
+        return value
 
     @model_validator(mode="after")
     def _thresholds_ascend(self) -> Drift:

@@ -18,6 +18,7 @@ import orjson
 import psycopg
 from psycopg.types.json import Jsonb
 
+from secmon_dagster.database import transaction
 from secmon_dagster.errors import ConflictError, NotFoundError, SecmonError
 from secmon_dagster.settings import get_settings
 
@@ -202,3 +203,20 @@ def mark_current(model: StoredModel, file: Path) -> None:
                 option=orjson.OPT_INDENT_2,
             )
         )
+
+
+def current_version(model_id: str) -> str:
+    """The version released last.
+
+    Raises:
+        NotFoundError: no version of the model has been released.
+    """
+    with transaction() as connection:
+        row = connection.execute(
+            "SELECT version FROM models WHERE model_id = %s AND released_at IS NOT NULL "
+            "ORDER BY released_at DESC LIMIT 1",
+            (model_id,),
+        ).fetchone()
+    if row is None:
+        raise NotFoundError(f"no version of model {model_id!r} has been released")
+    return str(row[0])

@@ -101,7 +101,7 @@ def test_a_window_too_small_says_so_and_leaves_an_open_alert_open(
     result = run_check(*model, frame(5, seed=6), audit=audit)
     assert (result.status, result.alert_level) == (ExecutionStatus.COMPLETED, None)
     assert result.reason is not None and "at least 30 are needed" in result.reason
-    assert rows_of("SELECT level FROM drift_alert_state") == [("CRITICAL",)]
+    assert rows_of("SELECT level FROM drift_model_state") == [("CRITICAL",)]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from secmon_dagster.errors import (
     NotFoundError,
 )
 from secmon_dagster.gate import Gatekeeper, Outcome, check_artifact_sensitivity
+from secmon_dagster.settings import get_settings
 from tests.conftest import Database
 
 
@@ -153,6 +154,7 @@ def test_a_timeout_denies_and_is_not_cached(keeper, model, monkeypatch, tmp_path
     (scripts / "slow.py").write_text("import time; time.sleep(60)")
     monkeypatch.setenv("SECURITY_SCRIPTS_DIR", str(scripts))
     monkeypatch.setenv("MONITORING_TIMEOUT", "0.3")
+    get_settings.cache_clear()
     artifact = keeper.register(model, "m", "model", "ann", monitoring_script="slow.py")
     assert keeper.check(artifact.id).result.exit_code == 124
     assert keeper.check(artifact.id).cached_from is None

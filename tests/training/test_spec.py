@@ -81,6 +81,14 @@ def test_a_file_that_is_no_model_says_so(tmp_path, text, expected):
         read_spec(file)
 
 
+@pytest.mark.parametrize("schedule", ["often", "@daily", "* * * *", "61 * * * *", "* * * * * *"])
+def test_a_schedule_that_is_none_is_refused(tmp_path, schedule):
+    file = tmp_path / "defs.yaml"
+    file.write_text(GOOD + f"  drift: {{schedule: '{schedule}'}}\n")
+    with pytest.raises(ModelDefinitionError, match=r"defs.yaml:6: drift.schedule: .* five fields"):
+        read_spec(file)
+
+
 def test_thresholds_that_do_not_ascend_are_refused(tmp_path):
     file = tmp_path / "defs.yaml"
     file.write_text(GOOD + "  drift: {psi_warning: 0.5, psi_critical: 0.25}\n")

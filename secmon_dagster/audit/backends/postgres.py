@@ -190,6 +190,15 @@ class PostgresStore:
         assert row is not None
         return row[0], row[1]
 
+    def next_incarnation(self) -> int:
+        """Count a restore; needs the migrating user's rights."""
+        with self.connect(Role.ADMIN) as connection:
+            row = connection.execute(
+                "UPDATE secmon.audit_head SET incarnation = incarnation + 1 RETURNING incarnation"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
     def sequence(self, most: int) -> int:
         """Move outbox rows into the chain."""
         row = self._write(

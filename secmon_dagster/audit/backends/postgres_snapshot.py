@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import Buffer
 
 from secmon_dagster.audit.encoding import COPY_HEADER_BYTES, COPY_SIGNATURE, COPY_TRAILER
 from secmon_dagster.audit.entry import FIELDS, Head
@@ -23,6 +24,27 @@ _ROWS = sql.SQL(
     " TO STDOUT (FORMAT BINARY)"
 )
 _ROW_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, FIELDS))
+
+
+_CSV = sql.SQL(
+    "COPY (SELECT {}, NULL FROM secmon.audit_entries WHERE seq BETWEEN {} AND {} ORDER BY seq)"
+    " TO STDOUT (FORMAT CSV)"
+)
+
+
+def _csv_column(name: str) -> sql.Composable:
+    """``export.safe_cell`` in SQL: 0 is the empty text, the others = + - @ tab return and quote."""
+    column = sql.Identifier(name)
+    if name in ("seq", "timestamp", "level"):
+        return column
+    if name in ("previous_hash", "entry_hash"):
+        return sql.SQL("encode({}, 'hex')").format(column)
+    return sql.SQL(
+        "CASE WHEN ascii({0}) IN (0, 61, 43, 45, 64, 9, 13, 39) THEN '''' || {0} ELSE {0} END"
+    ).format(column)
+
+
+_CSV_COLUMNS = sql.SQL(", ").join(map(_csv_column, FIELDS))
 
 
 def read_head(connection: psycopg.Connection[Any]) -> Head:
@@ -54,28 +76,25 @@ def copy_rows(
                 yield row
 
 
+def join(connection: psycopg.Connection[Any], snapshot_id: str) -> None:
+    """See what an exported snapshot sees, from the first statement on."""
+    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot_id)))
+
+
 class PostgresSnapshot:
     """A view of the chain at one moment.
 
     Args:
         connection: inside no transaction yet, set to repeatable read.
         parameters: libpq parameters with which another process can connect likewise.
-        snapshot_id: an exported snapshot to join.
     """
 
-    def __init__(
-        self,
-        connection: psycopg.Connection[Any],
-        parameters: dict[str, Any],
-        snapshot_id: str | None = None,
-    ) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], parameters: dict[str, Any]) -> None:
         self.connection = connection
         self.parameters = parameters
         connection.execute("SET LOCAL statement_timeout = 0")
-        if snapshot_id is not None:
-            connection.execute(
-                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot_id))
-            )
         self.head = read_head(connection)
         self.segments = self._segments()
 
@@ -88,6 +107,13 @@ class PostgresSnapshot:
     def rows(self, first_seq: int, last_seq: int) -> Iterator[bytes]:
         """COPY tuples of the entries in this range."""
         return copy_rows(self.connection, first_seq, last_seq)
+
+    def csv(self, first_seq: int, last_seq: int) -> Iterator[Buffer]:
+        """The entries as CSV lines with one more, empty column; no cell is a formula."""
+        self.connection.execute("SET LOCAL TimeZone = 'UTC'")
+        statement = _CSV.format(_CSV_COLUMNS, sql.Literal(first_seq), sql.Literal(last_seq))
+        with self.connection.cursor().copy(statement) as copy:
+            yield from copy
 
     def leaves(self, first_seq: int, last_seq: int) -> Sequence[bytes]:
         """Entry hashes of the range, archived ones too."""
@@ -120,6 +146,13 @@ class PostgresSnapshot:
         return self.connection.execute(
             "SELECT after_seq, marker_seq FROM secmon.audit_superseded() ORDER BY marker_seq"
         ).fetchall()
+
+    def announcements(self) -> list[str]:
+        """The data of the entries that announce an incarnation."""
+        rows = self.connection.execute(
+            "SELECT data FROM secmon.audit_entries WHERE action = 'log.incarnation' ORDER BY seq"
+        ).fetchall()
+        return [row[0] for row in rows]
 
     def outbox(self) -> tuple[int, float]:
         """Entries waiting, and the age in seconds of the oldest."""

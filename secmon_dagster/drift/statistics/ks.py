@@ -13,8 +13,12 @@ Hodges, J. (1958). *Arkiv för Matematik* 3(43). ``scipy.stats.ks_2samp``.
 
 from __future__ import annotations
 
+import warnings
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaln
 from scipy.stats import ks_2samp, kstwo
 
 Floats = npt.NDArray[np.float64]
@@ -74,8 +78,32 @@ def ks_p_value(
     """
     n, m = rows or len(reference), len(current)
     if max(n, m) <= EXACT_P_ROWS:
-        return float(ks_2samp(reference, current).pvalue)
+        with warnings.catch_warnings():
+            # Where the exact count overflows, scipy goes over to the asymptotic one and warns.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return float(ks_2samp(reference, current).pvalue)
     # Divided in this order so that the product can't overflow, and so that it equals scipy's.
     large, small = float(max(n, m)), float(min(n, m))
-    effective = large * small / (large + small)
-    return float(np.clip(kstwo.sf(statistic, np.round(effective)), 0, 1))
+    effective = float(np.round(large * small / (large + small)))
+    if statistic < 0.5 and 2.2 <= effective * statistic**2 < 370:
+        return min(1.0, 2 * _smirnov(int(effective), statistic))
+    return float(np.clip(kstwo.sf(statistic, effective), 0, 1))
+
+
+def _smirnov(n: int, x: float) -> float:
+    """The one-sided tail: x · Σ_j C(n, j) (x + j/n)^(j-1) (1 - x - j/n)^(n-j), j <= n(1 - x).
+
+    What scipy uses in this range, but summed as an array: its own sum takes 0.1 s for 100,000 rows,
+    five times as long as all else that a column of a million rows needs.
+    """
+    j = np.arange(int(n * (1 - x)) + 1, dtype=np.float64)
+    rest = np.maximum(1 - x - j / n, np.finfo(float).tiny)
+    terms = _log_binomials(n)[: len(j)] + (j - 1) * np.log(x + j / n) + (n - j) * np.log(rest)
+    return float(x * np.exp(terms).sum())
+
+
+@lru_cache(maxsize=2)
+def _log_binomials(n: int) -> Floats:
+    """ln C(n, j) for all j: the same for every column of a check."""
+    j = np.arange(n + 1, dtype=np.float64)
+    return np.asarray(gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1))

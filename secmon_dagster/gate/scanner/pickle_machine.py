@@ -181,6 +181,8 @@ class Machine(Cursor):
         if length <= KEPT_TEXT and text:
             data = self._take(length)
             self._stack.append(data.decode("utf-8", "surrogatepass"))
+            if data[-1:] == b".":
+                self._judge.blob(self._source, start, length)
         else:
             self._skip(length)
             self._stack.append(OPAQUE)

@@ -16,10 +16,11 @@ from .imports import Standing, python3_name
 from .joblib_arrays import array_extent, is_array_wrapper
 from .pickle_machine import Machine
 from .pickle_values import OPAQUE, Global, Instance, Mapping
-from .source import Part, Source
+from .source import Bytes, Part, Source
 
 MAX_ALLOCATION = 1 << 31
 SAFE_CODECS = frozenset({"latin1", "latin-1", "utf-8", "utf8", "ascii"})
+TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 HOOKS = ("__setstate__", "__class__", "__dict__", "__reduce__", "__reduce_ex__", "__getstate__")
 
 
@@ -74,6 +75,10 @@ class PickleRules:
         key = (callee.module, callee.name)
         if key == ("_codecs", "encode"):
             codec = arguments[1] if isinstance(arguments, tuple) and len(arguments) > 1 else "utf-8"
+            content = arguments[0] if isinstance(arguments, tuple) and arguments else None
+            if isinstance(content, str):
+                data = content.encode("latin-1", "replace")
+                self.blob(Bytes(data), 0, len(data))
             if not isinstance(codec, str) or codec.lower() not in SAFE_CODECS:
                 self.suspicious("codec", "_codecs.encode with a codec that is not plain text", at)
         if key in self._scan.policy.allocates and _allocation(arguments) > MAX_ALLOCATION:
@@ -99,7 +104,9 @@ class PickleRules:
                     self.suspicious("hook", "state replaces a method the unpickler calls", at)
 
     def blob(self, source: Source, start: int, length: int) -> None:
-        if self._scan.depth_left <= 0 or source.read(start + length - 1, 1) != b".":
+        if length < 8 or self._scan.depth_left <= 0:
+            return
+        if source.read(start + length - 1, 1) != b".":
             return
         if source.read(start, 1) in (b"\x80", b"c", b"("):
             probe_pickle(self._scan.deeper(), Part(source, start, length), self._place(start))
@@ -150,11 +157,18 @@ def scan_pickle(
 
 def scan_pickles(scan: Scan, source: Source, where: str) -> None:
     """Judge a pickle file: its first stream, those that follow, and what comes after them."""
+    if source.read(0, len(TORCH_LEGACY)) == TORCH_LEGACY:
+        _scan_torch_legacy(scan, source, where)
+        return
     end = scan_pickle(scan, source, where)
     streams = 1
     while end < source.size:
-        if not source.read(end, min(4096, source.size - end)).strip(b"\0"):
+        while end < source.size and not (padding := source.read(end, 4096)).strip(b"\0"):
+            end += len(padding)
+        if end >= source.size:
             break
+        padding = source.read(end, 4096)
+        end += len(padding) - len(padding.lstrip(b"\0"))
         after = probe_pickle(scan, source, where, start=end)
         if after is None:
             scan.report.warn(
@@ -167,6 +181,15 @@ def scan_pickles(scan: Scan, source: Source, where: str) -> None:
         scan.budget.spend_member()
     if streams > 1:
         scan.report.saw_format(f"{streams} pickle streams")
+
+
+def _scan_torch_legacy(scan: Scan, source: Source, where: str) -> None:
+    """``torch.save`` before 1.6: magic, version, platform, object and storage keys, each a pickle;
+    then the raw storages."""
+    scan.report.saw_format("torch")
+    end = 0
+    for _ in range(5):
+        end = scan_pickle(scan, source, where, start=end, torch=True)
 
 
 def probe_pickle(scan: Scan, source: Source, where: str, *, start: int = 0) -> int | None:

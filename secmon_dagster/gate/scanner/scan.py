@@ -12,13 +12,23 @@ from pathlib import Path
 from .archives import scan_compressed, scan_zip
 from .budget import Budget, OverBudgetError, UnreadableError
 from .context import Scan
+from .gguf import scan_gguf
 from .imports import ImportPolicy, load_policy
 from .inflate import DECOMPRESSORS
+from .json_data import scan_json
+from .keras import scan_hdf5
 from .npy import scan_npy
+from .onnx import looks_like_onnx, scan_onnx
 from .pickles import probe_pickle, scan_pickles
+from .python_code import scan_python
 from .report import Report
-from .sniff import PICKLE, promised, sniff, suffix_of
+from .safetensors import scan_safetensors
+from .sniff import PICKLE, TEXT, is_text, promised, sniff, suffix_of
 from .source import Descriptor, Source
+from .tars import scan_tar
+from .templates import scan_template
+from .tensorflow import scan_savedmodel
+from .text_data import scan_csv, scan_xml, scan_yaml
 from .zips import find_directory
 
 VERSION = "1"
@@ -26,8 +36,8 @@ Reader = Callable[[Scan, Source, str, str], None]
 
 
 def _executable(scan: Scan, source: Source, where: str, name: str) -> None:
-    if suffix_of(name) in ("sh", "bash", "py", "pl", "js", "rb") and source.read(0, 2) == b"#!":
-        scan.report.warn("script", f"a script: {name}", where)
+    if suffix_of(name) == "py" and source.read(0, 2) == b"#!":
+        scan_python(scan, source, where, name)
     else:
         scan.report.block("executable", "an executable program", where)
 
@@ -45,43 +55,60 @@ READERS: dict[str, Reader] = {
     "npy": scan_npy,
     "pickle": _pickles,
     "executable": _executable,
+    "safetensors": scan_safetensors,
+    "hdf5": scan_hdf5,
+    "gguf": scan_gguf,
+    "tar": scan_tar,
+    "json": scan_json,
+    "xml": scan_xml,
     **{
         kind: partial(scan_compressed, kind=kind)
         for kind in ("gzip", "zlib", "bzip2", "xz", "lzma")
     },
     **{kind: partial(_closed, kind=kind) for kind in ("7z", "rar", "zstd", "lz4")},
 }
-DATA_ONLY = frozenset({"parquet", "arrow", "sqlite", "pdf", "text", "json", "xml"})
+# Formats without a magic of their own, read by what the name promises.
+BY_NAME: dict[str, Reader] = {
+    "onnx": scan_onnx,
+    "pb": scan_savedmodel,
+    "yaml": scan_yaml,
+    "yml": scan_yaml,
+    "csv": scan_csv,
+    "tsv": scan_csv,
+    "py": scan_python,
+    "jinja": scan_template,
+    "jinja2": scan_template,
+    "j2": scan_template,
+}
+TEXTS = frozenset({None, "json", "xml"})
 
 
 def dispatch(scan: Scan, source: Source, where: str, name: str, probing: bool) -> None:
     """Judge bytes: by magic first, then by what their name promises."""
     scan.budget.check_time()
+    promise = promised(name)
     if source.size == 0:
-        if promised(name) is not None:
+        if promise is not None and not TEXT & promise:
             scan.report.block("empty", "an empty file", where)
         return
     kind = sniff(source, name)
-    promise = promised(name)
-    if kind == "zlib" and promise is not PICKLE and not _inflates(scan, source, kind):
+    if kind == "zlib" and promise is not PICKLE and not _inflates(source, kind):
         kind = None
-    if kind is None or kind in DATA_ONLY:
-        after = probe_pickle(scan, source, where)
-        if after is not None and after > 2 and (kind is None or after == source.size):
-            kind = "pickle"
-            if after < source.size:
-                scan_pickles(scan, source, where)
-            _compare(scan, kind, promise, where, name)
-            return
+    if kind in TEXTS and _is_bare_pickle(scan, source, where):
+        kind = "pickle"
+    elif kind in TEXTS and suffix_of(name) in BY_NAME:
+        _read(scan, BY_NAME[suffix_of(name)], source, where, name)
+        _polyglot(scan, source, where)
+        return
+    elif kind is None and looks_like_onnx(source):
+        kind = "onnx"
+    elif kind is None and is_text(source):
+        kind = "text"
+    _compare(scan, kind, promise, where, name)
     reader = READERS.get(kind or "")
     if reader is not None:
-        _compare(scan, kind or "", promise, where, name)
-        reader(scan, source, where, name)
-    elif promise is not None and kind not in promise:
-        scan.report.block(
-            "promise-broken", f"{name} promises {_list(promise)}, the bytes are none", where
-        )
-    elif kind is None and not probing:
+        _read(scan, reader, source, where, name)
+    elif kind is None and promise is None and not probing:
         scan.report.warn("unknown-format", "no format that can be judged", where)
     elif kind is not None:
         scan.report.saw_format(kind)
@@ -89,10 +116,28 @@ def dispatch(scan: Scan, source: Source, where: str, name: str, probing: bool) -
         _polyglot(scan, source, where)
 
 
-def _compare(scan: Scan, kind: str, promise: frozenset[str] | None, where: str, name: str) -> None:
+def _read(scan: Scan, reader: Reader, source: Source, where: str, name: str) -> None:
+    try:
+        reader(scan, source, where, name)
+    except UnreadableError as broken:
+        scan.report.block("unreadable", str(broken), where)
+
+
+def _is_bare_pickle(scan: Scan, source: Source, where: str) -> bool:
+    """Whether bytes without a magic are a pickle of protocol 0 or 1; its findings are reported."""
+    end = probe_pickle(scan, source, where)
+    if end is None or end < 3:
+        return False
+    return end == source.size or bool(scan.report.imports)
+
+
+def _compare(
+    scan: Scan, kind: str | None, promise: frozenset[str] | None, where: str, name: str
+) -> None:
     if promise is not None and kind not in promise:
+        found = kind or "of no known format"
         scan.report.block(
-            "promise-broken", f"{name} promises {_list(promise)}, the bytes are {kind}", where
+            "promise-broken", f"{name} promises {_list(promise)}, the bytes are {found}", where
         )
 
 
@@ -106,7 +151,7 @@ def _polyglot(scan: Scan, source: Source, where: str) -> None:
         scan.report.block("polyglot", "the same bytes are a zip archive too", where)
 
 
-def _inflates(scan: Scan, source: Source, kind: str) -> bool:
+def _inflates(source: Source, kind: str) -> bool:
     try:
         DECOMPRESSORS[kind]().decompress(source.read(0, 4096), 4096)
     except zlib.error:

@@ -36,6 +36,7 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
 )
 
 PICKLE = frozenset({"pickle", "gzip", "zlib", "bzip2", "xz", "lzma", "zip"})
+TEXT = frozenset({"text", "json", "xml"})
 _PROMISES: dict[str, frozenset[str]] = {
     "pkl": PICKLE,
     "pickle": PICKLE,
@@ -59,6 +60,7 @@ _PROMISES: dict[str, frozenset[str]] = {
     "ggml": frozenset({"gguf"}),
     "tar": frozenset({"tar"}),
     "tgz": frozenset({"gzip"}),
+    "bin": PICKLE | {"safetensors", "onnx", "gguf", "npy", "hdf5"},
     "gz": frozenset({"gzip"}),
     "bz2": frozenset({"bzip2"}),
     "xz": frozenset({"xz"}),
@@ -69,14 +71,14 @@ _PROMISES: dict[str, frozenset[str]] = {
     "ipynb": frozenset({"json"}),
     "pmml": frozenset({"xml"}),
     "xml": frozenset({"xml"}),
-    "yaml": frozenset({"text", "json"}),
-    "yml": frozenset({"text", "json"}),
-    "csv": frozenset({"text", "json"}),
-    "tsv": frozenset({"text", "json"}),
-    "py": frozenset({"text", "json"}),
-    "txt": frozenset({"text", "json", "xml"}),
-    "md": frozenset({"text", "json", "xml"}),
-    "jinja": frozenset({"text", "json"}),
+    "yaml": TEXT,
+    "yml": TEXT,
+    "csv": TEXT,
+    "tsv": TEXT,
+    "py": TEXT,
+    "txt": TEXT,
+    "md": TEXT,
+    "jinja": TEXT,
 }
 
 
@@ -132,3 +134,17 @@ def _text_kind(head: bytes) -> str | None:
     if text.startswith((b"<?xml", b"<!DOCTYPE", b"<PMML", b"<!ENTITY")):
         return "xml"
     return None
+
+
+def is_text(source: Source) -> bool:
+    """Whether the bytes read as text: no control bytes, valid UTF-8 or UTF-16 with a mark."""
+    head = source.read(0, 4096)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    if any(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in head):
+        return False
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as broken:
+        return broken.start > len(head) - 4
+    return True

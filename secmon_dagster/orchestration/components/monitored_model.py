@@ -5,6 +5,7 @@ Dagster reads the annotations of ``context`` at run time, hence no postponed ann
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -16,6 +17,13 @@ from secmon_dagster.database import transaction
 from secmon_dagster.errors import GateError
 from secmon_dagster.limits import limits
 from secmon_dagster.orchestration.actor import actor_of
+from secmon_dagster.orchestration.components.drift_monitor import (
+    Monitor,
+    Source,
+    configuration,
+    latest_level,
+)
+from secmon_dagster.orchestration.drift_runs import asset_key
 from secmon_dagster.training import ModelSpec, StoredModel
 
 # Every asset of the training pipeline carries it; the job selects by it.
@@ -46,8 +54,19 @@ class MonitoredModel(dg.Component):
         return cls(ModelSpec.model_validate(rendered))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The model's assets."""
-        return dg.Definitions(assets=model_assets(self.spec))
+        """The model's assets, and the page that shows its drift."""
+        watched = dg.AssetSpec(
+            asset_key(self.spec.model_id),
+            deps=[[self.spec.model_id, "drift_baseline"]],
+            description=f"Drift of {self.spec.model_id}, check by check.",
+            group_name=self.spec.model_id,
+            kinds={"drift"},
+            owners=self.spec.owners or None,
+        )
+        return dg.Definitions(
+            assets=[*model_assets(self.spec), watched],
+            asset_checks=[latest_level(self.spec.model_id)],
+        )
 
 
 def model_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -82,7 +101,7 @@ def model_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
                 "dagster/row_count": len(table),
                 "features": len(training.feature_names(table, spec)),
                 "dagster/column_schema": dg.TableSchema(
-                    [dg.TableColumn(name, str(kind)) for name, kind in table.dtypes.items()]
+                    [dg.TableColumn(str(name), str(kind)) for name, kind in table.dtypes.items()]
                 ),
             }
         )
@@ -250,6 +269,7 @@ def model_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
         rows = train_test_split[train_test_split[training.SPLIT] == "train"]
         profile = drift.profile(rows[training.feature_names(train_test_split, spec)])
         drift.save_baseline(stored.model_id, stored.version, profile)
+        watch(spec, stored.version)
         context.add_output_metadata(
             {
                 "features": len(stored.schema),
@@ -299,6 +319,24 @@ def release_model(stored: StoredModel, actor: str, run_id: str) -> str:
     except GateError as refused:
         raise dg.Failure(refused.diagnostics(), allow_retries=False) from refused
     return str(target)
+
+
+def watch(spec: ModelSpec, version: str) -> None:
+    """Have the released version checked on its schedule, if the YAML names a window."""
+    if spec.drift.window is None:
+        return
+    monitor = Monitor(
+        model_id=spec.model_id,
+        model_version=version,
+        window=Source(**spec.drift.window.model_dump(exclude_none=True)),
+        schedule=spec.drift.schedule,
+        enabled=spec.drift.enabled,
+        thresholds={
+            "psi_warning": spec.drift.psi_warning,
+            "psi_critical": spec.drift.psi_critical,
+        },
+    )
+    drift.registry.register(drift.ModelDriftConfig(**configuration(monitor)), datetime.now(UTC))
 
 
 def _version(context: dg.AssetExecutionContext) -> str:

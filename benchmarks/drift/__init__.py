@@ -1,0 +1,1 @@
+"""Drift statistics against Evidently and NannyML on the same data."""

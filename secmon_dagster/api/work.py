@@ -1,0 +1,175 @@
+"""One request, one transaction: reads with ETags, writes that may safely be sent twice."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+from fastapi import Request, Response
+from pydantic import BaseModel
+
+from secmon_dagster.api.auth import Principal
+from secmon_dagster.database import Role, transaction
+from secmon_dagster.errors import ConflictError, InvalidInputError
+from secmon_dagster.posture.activity import KEEPS_EVIDENCE
+from secmon_dagster.posture.session import Connection, Session
+
+_PRINTABLE = re.compile(r"[\x21-\x7e]{1,200}")
+KEPT_FOR = "24 hours"
+
+
+class IdempotencyKeyReusedError(ConflictError):
+    """The same key with another request."""
+
+    status = 422
+    problem_type = "idempotency-key-reused"
+
+
+def read(
+    request: Request,
+    who: Principal,
+    fetch: Callable[[Session], Any],
+    *,
+    after: Callable[[Any], str | int] | None = None,
+    cursor: str = "after",
+    limit: int | None = None,
+) -> Response:
+    """Answer a read, with an ETag, or 304 when the caller has it already.
+
+    Args:
+        fetch: reads through a session that sees what the caller may see.
+        after: for a page, where the next one starts; its last item is passed.
+    """
+    # Own rows only: then not even a mistake in a query can show another tenant's.
+    role = Role.SERVICE if who.sees_all else Role.READER
+    with transaction(role, user_id=who.row_user) as connection:
+        value = fetch(_session(request, who, connection))
+    body = orjson.dumps(value)
+    headers = {"ETag": _etag(body), "Cache-Control": "private, no-cache"}
+    if after is not None and limit is not None and len(value) == limit:
+        query = dict(request.query_params) | {cursor: str(after(value[-1]))}
+        headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
+    if headers["ETag"] in _tags(request.headers.get("if-none-match", "")):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def write(
+    request: Request,
+    who: Principal,
+    act: Callable[[Session], Any],
+    *,
+    body: BaseModel | None = None,
+    status: int = 200,
+    location: Callable[[Any], str] | None = None,
+) -> Response:
+    """Answer a write: all of it happens or nothing, and with an Idempotency-Key only once.
+
+    Args:
+        act: writes through a session bound to this request's transaction.
+        body: the parsed body; a repeated key must come with the same one.
+        location: for something created, where it is.
+
+    Raises:
+        InvalidInputError: the Idempotency-Key is not 1 to 200 printable characters.
+        IdempotencyKeyReusedError: the key was used for another request.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _PRINTABLE.fullmatch(key):
+        raise InvalidInputError.of("Idempotency-Key", key[:50], "1 to 200 printable characters")
+    with _transaction(who, key) as connection:
+        if key is not None:
+            stored = _reserve(connection, who, key, request, body)
+            if stored is not None:
+                return stored
+        value = act(_session(request, who, connection))
+        encoded = orjson.dumps(value)
+        headers = {"Cache-Control": "no-store"}
+        if location is not None:
+            headers["Location"] = location(value)
+        if key is not None:
+            connection.execute(
+                "UPDATE idempotency_keys SET status = %s, headers = %s::jsonb, body = %s "
+                "WHERE user_id = %s AND key = %s",
+                (status, orjson.dumps(headers).decode(), encoded, who.user_id, key),
+            )
+    return Response(encoded, status, media_type="application/json", headers=headers)
+
+
+@contextmanager
+def _transaction(who: Principal, key: str | None) -> Iterator[Connection]:
+    with transaction(Role.SERVICE, user_id=who.row_user) as connection:
+        try:
+            yield connection
+        except KEEPS_EVIDENCE:
+            # The refusal stands, and so does what was seen; a retry is judged anew.
+            if key is not None:
+                connection.execute(
+                    "DELETE FROM idempotency_keys WHERE user_id = %s AND key = %s",
+                    (who.user_id, key),
+                )
+            connection.commit()
+            raise
+
+
+def _reserve(
+    connection: Connection, who: Principal, key: str, request: Request, body: BaseModel | None
+) -> Response | None:
+    """Take the key for this request; the stored answer when it was given before.
+
+    A second request with the key waits here until the first one has committed or failed.
+    """
+    asked = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
+    digest = hashlib.sha256(asked + (b"" if body is None else body.model_dump_json().encode()))
+    connection.execute(
+        "DELETE FROM idempotency_keys WHERE user_id = %s AND created_at < now() - %s::interval",
+        (who.user_id, KEPT_FOR),
+    )
+    taken = connection.execute(
+        "INSERT INTO idempotency_keys (user_id, key, request_hash) VALUES (%s, %s, %s) "
+        "ON CONFLICT DO NOTHING RETURNING key",
+        (who.user_id, key, digest.digest()),
+    ).fetchone()
+    if taken is not None:
+        return None
+    row = connection.execute(
+        "SELECT request_hash, status, headers, body FROM idempotency_keys "
+        "WHERE user_id = %s AND key = %s",
+        (who.user_id, key),
+    ).fetchone()
+    if row is None:
+        raise ConflictError("Another request with this Idempotency-Key is under way")
+    request_hash, status, headers, stored = row
+    if request_hash != digest.digest():
+        raise IdempotencyKeyReusedError(
+            "This Idempotency-Key was used for another request",
+            hint="Send a new key with each new request, the same one only when retrying.",
+        )
+    return Response(
+        bytes(stored),
+        status,
+        media_type="application/json",
+        headers={**headers, "Idempotency-Replayed": "true"},
+    )
+
+
+def _session(request: Request, who: Principal, connection: Connection) -> Session:
+    @contextmanager
+    def begin() -> Iterator[Connection]:
+        yield connection
+
+    return Session(who.user_id, who.row_user, begin, request.state.request_id)
+
+
+def _etag(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def _tags(header: str) -> set[str]:
+    return {tag.strip().removeprefix("W/") for tag in header.split(",")}

@@ -1,0 +1,157 @@
+"""``secmon vecsec``: train, measure and ask the prompt-attack detector."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.settings import get_settings
+from secmon_dagster.vecsec import (
+    SecAgent,
+    base_corpus,
+    blind_test,
+    conformal_threshold,
+    evaluate,
+    read_rows,
+    train,
+)
+from secmon_dagster.vecsec.blind_test import BlindTestResult
+
+app = typer.Typer(
+    help="The prompt-attack detector.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[
+    list[Path], typer.Option("--data", help='JSONL: {"text": …, "label": 0|1, "family": …}.')
+]
+ModelFile = Annotated[
+    Path | None, typer.Option("--model", help="The detector's file; unset: the one in use.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+BLOCK_EXIT = 4
+
+
+def model_path(given: Path | None) -> Path:
+    """The file of the detector: ``--model``, or the one under the home folder."""
+    return given or get_settings().home / "vecsec" / "detector.npz"
+
+
+def detector(given: Path | None) -> SecAgent:
+    """The detector in use; the first call of all trains one on the base corpora."""
+    path = model_path(given)
+    if given is None and not path.exists():
+        typer.echo("no detector yet: training one on the base corpora", err=True)
+        train(base_corpus()).save(path)
+    return SecAgent.load(path)
+
+
+@app.command("train")
+def train_command(
+    data: Data,
+    model: ModelFile = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="JSONL of benign prompts the threshold is set on.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="False-alarm rate aimed at.")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Train a detector on the base corpora and FILEs, and save it."""
+    trained = train([*base_corpus(), *read_rows(data)])
+    if calibrate is not None:
+        agent = SecAgent(trained)
+        scores = [agent.score(row.text) for row in read_rows([calibrate]) if row.label == 0]
+        trained = replace(
+            trained,
+            flag=conformal_threshold(scores, rate).value,
+            block=conformal_threshold(scores, rate / 10).value,
+        )
+    path = model_path(model)
+    digest = trained.save(path)
+    summary = {"model": str(path), "sha256": digest, "families": len(trained.families),
+               "flag": trained.flag, "block": trained.block}  # fmt: skip
+    typer.echo(json.dumps(summary) if as_json else f"saved {path} (sha256 {digest})")
+
+
+@app.command("eval")
+def eval_command(data: Data, model: ModelFile = None, as_json: AsJson = False) -> None:
+    """Measure the detector on labelled FILEs."""
+    agent = detector(model)
+    rows = read_rows(data)
+    if len({row.label for row in rows}) == 2:
+        _print(evaluate(agent, rows, threshold=agent.flag), as_json)
+        return
+    if not rows:
+        raise InvalidInputError.of("data", "no rows", "at least one row")
+    alarms = sum(agent.score(row.text) > agent.flag for row in rows) / len(rows)
+    what = "recall" if rows[0].label else "false_alarms"
+    answer = {"prompts": len(rows), "threshold": agent.flag, what: alarms}
+    typer.echo(json.dumps(answer) if as_json else f"{what} {alarms:.4f} of {len(rows)} prompts")
+
+
+@app.command()
+def analyze(
+    text: Annotated[str, typer.Argument(help="The prompt; - reads standard input.")],
+    model: ModelFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """The verdict on one prompt. Exit code 0 allow or flag, 4 block."""
+    if text == "-":
+        text = typer.get_text_stream("stdin", errors="replace").read()
+    found = detector(model).analyze(text)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        typer.echo(f"{found.verdict} (probability {found.probability:.3f}, {found.attack_type})")
+        for reason in found.reasons:
+            typer.echo(f"  {reason}")
+        if found.nearest is not None:
+            typer.echo(f"  nearest {found.nearest.similarity:.2f}: {found.nearest.text[:80]!r}")
+    if found.verdict == "block":
+        raise typer.Exit(BLOCK_EXIT)
+
+
+@app.command("blind-test")
+def blind_test_command(
+    blind_tests: Annotated[int, typer.Option(help="Number of prompts.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed asks the same prompts.")] = 0,
+    families: Annotated[
+        str, typer.Option(help="Base families to hold out instead, comma-separated.")
+    ] = "",
+    test_type: Annotated[str, typer.Option(help="Only 'blind'.")] = "blind",
+    model: ModelFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Good versus evil, on families the detector has never seen."""
+    if test_type != "blind":
+        raise InvalidInputError.of("test-type", test_type, "blind")
+    held_out = [name.strip() for name in families.split(",") if name.strip()]
+    result = blind_test(detector(model), tests=blind_tests, seed=seed, held_out=held_out)
+    _print(result, as_json)
+
+
+def _print(result: BlindTestResult, as_json: bool) -> None:
+    fields: dict[str, Any] = result.to_dict()
+    if as_json:
+        typer.echo(json.dumps(fields))
+        return
+    for name, title in (
+        ("auc", "AUC"),
+        ("recall", "recall at 1 % false alarms"),
+        ("hard_false_alarms", "false alarms on hard negatives"),
+    ):
+        number = fields[name]
+        typer.echo(f"{title:32} {number['value']:.3f}  [{number['low']:.3f}, {number['high']:.3f}]")
+    typer.echo(f"{'family':32} label prompts  at 1 %  at threshold")
+    for family in result.by_family:
+        typer.echo(
+            f"{family.family:32} {family.label:5} {family.prompts:7}  {family.alarms:6.3f}  "
+            f"{family.alarms_at_threshold:6.3f}"
+        )

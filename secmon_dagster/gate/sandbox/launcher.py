@@ -1,0 +1,267 @@
+"""The zygote's other end: start it once a process, ask it for a run, read no more than is wanted.
+
+``subprocess.run(capture_output=True, timeout=…)`` keeps all a script prints (3.3 GB in five
+seconds, measured) and waits for whoever inherited stdout. Here output is capped while it is read,
+and the end of the script is the end of the reading; its descendants are gone by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from secmon_dagster.gate.isolation import Isolation
+
+ZYGOTE = Path(__file__).with_name("zygote.py")
+START_SECONDS = 20.0
+REAP_SECONDS = 5.0
+# What every interpreter needs to start.
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a script ended. ``exit_code`` is negative for a signal; at most one reason is true."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    timed_out: bool = False
+    flooded: bool = False
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What a script may do. ``readable`` are the paths it sees beside its interpreter; ``folder``
+    is empty, its own, and the only place it writes to."""
+
+    isolation: Isolation
+    folder: Path
+    readable: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = 5.0
+    max_output: int = 10_000
+    memory_bytes: int = 2 << 30
+
+    def limits(self) -> dict[str, int]:
+        """Hard resource limits. DATA and not AS: node reserves far more than it uses."""
+        return {
+            "DATA": self.memory_bytes,
+            "CPU": math.ceil(self.timeout) + 1,
+            "NOFILE": 256,
+            "FSIZE": 8 << 30,
+            "CORE": 0,
+        }
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Bundled checks kept imported: their paths, and a digest that changes with their bytes."""
+
+    checks: tuple[str, ...] = ()
+    version: str = ""
+
+
+def run_confined(
+    argv: Sequence[str], confinement: Confinement, *, warm: Warm | None = None
+) -> Ended:
+    """Run ``argv`` under ``confinement``; nothing of it is left when this returns.
+
+    Args:
+        argv: an executable's path and arguments, or one of ``warm.checks`` and its arguments.
+        warm: the checks that the zygote is to hold imported; None takes any zygote.
+
+    Raises:
+        OSError: the zygote can't be started or doesn't answer.
+    """
+    started = time.monotonic()
+    command = list(argv)
+    if confinement.isolation is Isolation.BUBBLEWRAP:
+        command = bubblewrap(command, confinement)
+    request = json.dumps(
+        {
+            "argv": command,
+            "environment": dict(confinement.environment),
+            "folder": str(confinement.folder),
+            "readable": [*SYSTEM, sys.prefix, sys.base_prefix, *map(str, confinement.readable)],
+            "isolation": confinement.isolation,
+            "limits": confinement.limits(),
+        }
+    ).encode()
+    with contextlib.ExitStack() as stack:
+        ours, theirs = [], []
+        for _ in range(3):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            ours.append(reader)
+            theirs.append(writer)
+        control_reader, control_writer = os.pipe2(os.O_CLOEXEC)
+        theirs.append(control_reader)
+        for descriptor in ours:
+            stack.callback(os.close, descriptor)
+        control = stack.enter_context(os.fdopen(control_writer, "wb"))
+        try:
+            _send(request, theirs, warm)
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        stdout, stderr, status = ours
+        buffers, reason = _watch(
+            stdout, stderr, status, started + confinement.timeout, 4 * confinement.max_output
+        )
+        control.close()  # the keeper now ends all that is left
+        code = _status(status)
+    if confinement.isolation is Isolation.BUBBLEWRAP and 128 < code <= 128 + 64:
+        code = 128 - code  # bubblewrap reports signals as shells do
+    return Ended(
+        code,
+        *buffers,
+        seconds=time.monotonic() - started,
+        timed_out=reason == "timeout",
+        flooded=reason == "flood",
+    )
+
+
+def bubblewrap(argv: list[str], confinement: Confinement) -> list[str]:
+    """``argv`` behind bubblewrap: own mounts, processes, network, users.
+
+    Raises:
+        OSError: bubblewrap is not installed.
+    """
+    program = shutil.which("bwrap")
+    if program is None:
+        raise OSError("bubblewrap (bwrap) is not installed")
+    command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+    command += ["--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
+    for name, value in confinement.environment.items():
+        command += ["--setenv", name, value]
+    seen = dict.fromkeys([*SYSTEM, sys.prefix, sys.base_prefix, *map(str, confinement.readable)])
+    for path in seen:
+        command += ["--ro-bind-try", path, path]
+    folder = str(confinement.folder)
+    return [*command, "--bind", folder, folder, "--chdir", folder, "--", *argv]
+
+
+def _watch(
+    stdout: int, stderr: int, status: int, deadline: float, max_output: int
+) -> tuple[tuple[bytes, bytes], str]:
+    """Read both streams until ``status`` speaks. Returns them and why reading ended."""
+    streams = {stdout: bytearray(), stderr: bytearray()}
+    reason = ""
+    with selectors.DefaultSelector() as selector:
+        for descriptor in (stdout, stderr, status):
+            os.set_blocking(descriptor, False)
+            selector.register(descriptor, selectors.EVENT_READ)
+        while not reason:
+            ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
+            ended = status in ready
+            for descriptor, buffer in streams.items():
+                if (ended or descriptor in ready) and not _drain(descriptor, buffer, max_output):
+                    with contextlib.suppress(KeyError):
+                        selector.unregister(descriptor)
+            if any(len(buffer) > max_output for buffer in streams.values()):
+                reason = "flood"
+            elif ended:
+                reason = "exit"
+            elif time.monotonic() >= deadline:
+                reason = "timeout"
+    return (bytes(streams[stdout][:max_output]), bytes(streams[stderr][:max_output])), reason
+
+
+def _drain(descriptor: int, buffer: bytearray, max_output: int) -> bool:
+    """Read what is there, one byte beyond the cap at most; False at the end of the stream."""
+    while len(buffer) <= max_output:
+        try:
+            piece = os.read(descriptor, min(65_536, max_output + 1 - len(buffer)))
+        except BlockingIOError:
+            return True
+        if not piece:
+            return False
+        buffer += piece
+    return True
+
+
+def _status(descriptor: int) -> int:
+    """The exit code from the keeper, once everything is dead."""
+    os.set_blocking(descriptor, False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        if not selector.select(REAP_SECONDS):
+            raise OSError("the sandbox did not end")
+    text = os.read(descriptor, 16)
+    if not text:
+        raise OSError("the sandbox was lost")
+    return int(text)
+
+
+# --- the zygote -----------------------------------------------------------------------------------
+
+
+class _Zygote:
+    """One warm process and the socket to it."""
+
+    def __init__(self, warm: Warm) -> None:
+        self.owner = os.getpid()
+        self.warm = warm
+        self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", str(ZYGOTE), str(other.fileno()), *warm.checks],
+                pass_fds=(other.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                start_new_session=True,
+            )
+        self.socket.settimeout(START_SECONDS)
+        if self.socket.recv(16) != b"ready":
+            raise OSError("the sandbox's zygote did not start")
+        self.socket.settimeout(REAP_SECONDS)
+
+    def close(self) -> None:
+        """Let it end; it leaves when its socket closes."""
+        self.socket.close()
+        if self.owner == os.getpid():
+            self._process.wait()
+
+
+_lock = Lock()
+_zygote: _Zygote | None = None
+
+
+def _send(request: bytes, descriptors: list[int], warm: Warm | None) -> None:
+    for attempt in _attempts(warm):
+        try:
+            socket.send_fds(attempt.socket, [request], descriptors)
+            return
+        except OSError as lost:
+            reason = lost
+    raise OSError(f"the sandbox's zygote doesn't answer: {reason}")
+
+
+def _attempts(warm: Warm | None) -> Iterator[_Zygote]:
+    """The zygote of this process, and a new one if that failed."""
+    global _zygote
+    for fresh in (False, True):
+        with _lock:
+            usable = _zygote is not None and _zygote.owner == os.getpid()
+            held = None if _zygote is None else _zygote.warm
+            if not usable or fresh or (warm is not None and held != warm):
+                if _zygote is not None:
+                    _zygote.close()
+                _zygote = _Zygote(warm or Warm())
+            current = _zygote
+        assert current is not None
+        yield current

@@ -1,0 +1,185 @@
+"""A drift check as a Dagster run: fetch the window, check it, show the result on the model's asset.
+
+Every model has an asset ``drift/<model_id>`` whose materialisations carry the PSI of each feature
+as a number, so that the asset page plots them, and a check ``drift`` that is red while the level is
+CRITICAL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from secmon_dagster import training
+from secmon_dagster.drift import (
+    DriftCheckResult,
+    ExecutionStatus,
+    ModelDriftConfig,
+    Window,
+    load_baseline,
+    profile,
+    run_check,
+    save_baseline,
+)
+from secmon_dagster.drift.inference_log import read_inferences
+from secmon_dagster.drift.windows import WindowSource, cut
+from secmon_dagster.errors import DriftError, NotFoundError
+from secmon_dagster.settings import get_settings
+
+CHECK_NAME = "drift"
+# Metadata key under which a monitor's asset carries its configuration, as JSON text.
+DECLARATION = "secmon/drift_monitor"
+
+LoadAsset = Callable[[dg.AssetKey], Any]
+
+
+def asset_key(model_id: str) -> dg.AssetKey:
+    """The asset that shows a model's drift."""
+    return dg.AssetKey(["drift", model_id])
+
+
+def retrain_on_critical_drift(model_id: str) -> dg.AutomationCondition[Any]:
+    """For a model's first asset: request it when the model's drift check turns red."""
+    failed = dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed())
+    return (
+        dg.AutomationCondition.asset_matches(asset_key(model_id), failed).newly_true()
+        & ~dg.AutomationCondition.in_progress()
+    )
+
+
+def rows_of(source: WindowSource, load_asset: LoadAsset) -> pd.DataFrame:
+    """All rows of a source that is not the inference log.
+
+    Raises:
+        DriftError: if the asset is no table, or was never materialised.
+        ModelDefinitionError: if a file or query fails.
+    """
+    if source.asset is not None:
+        key = dg.AssetKey(source.asset.split("/"))
+        try:
+            rows = load_asset(key)
+        except FileNotFoundError:
+            raise DriftError(f"the asset {source.asset} was not materialised yet") from None
+        if not isinstance(rows, pd.DataFrame):
+            raise DriftError(f"the asset {source.asset} is no table")
+        return rows
+    given = {
+        name: value
+        for name in ("path", "sql", "sklearn", "url")
+        if (value := getattr(source, name)) is not None
+    }
+    return training.load(training.DataSource(**given))
+
+
+def window_of(config: ModelDriftConfig, due_at: datetime, load_asset: LoadAsset) -> Window:
+    """The window of a model's check, as its configuration says.
+
+    Raises:
+        DriftError: if none is configured, or its source gives no rows.
+    """
+    given = (config.source or {}).get("window")
+    if not given:
+        raise DriftError(
+            f"model {config.model_id} has no window source",
+            hint="name one: an asset, path, sql query or the inference log",
+        )
+    source = WindowSource.of(given).located(due_at)
+    if source.inference_log:
+        rows, answers = read_inferences(config.model_id, source, due_at)
+        return Window(rows, output_data=answers)
+    return Window(cut(rows_of(source, load_asset), source, due_at))
+
+
+def ensure_baseline(config: ModelDriftConfig, load_asset: LoadAsset) -> None:
+    """Profile the declared reference of a version that has no baseline yet.
+
+    Raises:
+        NotFoundError: if there is neither a baseline nor a reference.
+    """
+    reference = (config.source or {}).get("reference")
+    try:
+        load_baseline(config.model_id, config.model_version)
+    except NotFoundError:
+        if not reference:
+            raise
+        rows = rows_of(WindowSource.of(reference), load_asset)
+        save_baseline(config.model_id, config.model_version, profile(rows))
+
+
+def check_model(
+    config: ModelDriftConfig,
+    load_asset: LoadAsset,
+    *,
+    check_id: str | None,
+    due_at: datetime | None,
+    run_id: str,
+) -> DriftCheckResult:
+    """One check of a registered model; whatever fails in it ends as a FAILED result."""
+
+    def window() -> Window:
+        ensure_baseline(config, load_asset)
+        return window_of(config, due_at or datetime.now(UTC), load_asset)
+
+    return run_check(
+        config.model_id,
+        config.model_version,
+        window,
+        thresholds=config.thresholds,
+        features=config.features_to_monitor,
+        check_id=check_id,
+        due_at=due_at,
+        run_id=run_id,
+    )
+
+
+def metadata_of(result: DriftCheckResult) -> dict[str, Any]:
+    """What the asset page shows: one number per feature (plotted), the summary, the report."""
+    shown: dict[str, Any] = {
+        "level": result.alert_level or "INSUFFICIENT_DATA",
+        "check_id": result.check_id,
+        "model_version": result.model_version,
+        "duration_ms": result.duration_ms,
+    }
+    if result.report is None:
+        return {**shown, "error": result.error_message or ""}
+    for feature in (*result.report.features, *result.report.outputs):
+        if feature.psi is not None:
+            shown[f"psi/{feature.feature}"] = feature.psi
+    if result.pages is not None:
+        folder = get_settings().home / "reports" / "drift"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{result.check_id}.html"
+        path.write_text(result.pages[0], encoding="utf-8")
+        shown["report"] = dg.MetadataValue.path(str(path.resolve()))
+        shown["summary"] = dg.MetadataValue.md(result.pages[1])
+    return shown
+
+
+def events_of(
+    result: DriftCheckResult,
+) -> tuple[dg.AssetMaterialization, dg.AssetCheckEvaluation]:
+    """The materialisation and the check evaluation that show a check on the model's asset."""
+    key = asset_key(result.model_id)
+    metadata = metadata_of(result)
+    passed = result.status is ExecutionStatus.COMPLETED and result.alert_level == "NORMAL"
+    critical = result.status is ExecutionStatus.FAILED or result.alert_level == "CRITICAL"
+    evaluation = dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=CHECK_NAME,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR if critical else dg.AssetCheckSeverity.WARN,
+        description=result.error_message or result.reason or f"level {result.alert_level}",
+        metadata=_evaluation_metadata(metadata),
+    )
+    return (
+        dg.AssetMaterialization(key, description=evaluation.description, metadata=metadata),
+        evaluation,
+    )
+
+
+def _evaluation_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if not key.startswith("psi/")}

@@ -1,0 +1,76 @@
+"""For whom a service acts, and in which transactions."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from secmon_dagster.audit import enqueue
+from secmon_dagster.database import Role, transaction
+from secmon_dagster.settings import get_settings
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who acts and how to reach the database.
+
+    Attributes:
+        actor: as the audit chain names them.
+        user_id: whose rows may be touched; None means everyone's.
+        begin: gives a connection inside one transaction.
+        request_id: the API request it serves, for the audit entries.
+    """
+
+    actor: str
+    user_id: str | None
+    begin: Callable[[], AbstractContextManager[Connection]]
+    request_id: str | None = None
+
+    @classmethod
+    def open(cls, *, user_id: str | None = None, actor: str | None = None) -> Session:
+        """A session of the platform's service role, each use in a transaction of its own."""
+
+        @contextmanager
+        def begin() -> Iterator[Connection]:
+            with transaction(Role.SERVICE, user_id=user_id) as connection:
+                yield connection
+
+        return cls(actor=actor or user_id or acting_user(), user_id=user_id, begin=begin)
+
+    def record(
+        self,
+        connection: Connection,
+        action: str,
+        resource_type: str,
+        *,
+        resource_id: str,
+        details: Mapping[str, Any],
+        event_type: str | None = None,
+        level: str = "info",
+        execution_id: str | None = None,
+    ) -> None:
+        """Write an audit entry in the transaction of ``connection``: both are kept, or neither."""
+        known = {} if self.request_id is None else {"request_id": self.request_id}
+        enqueue(
+            connection,
+            action=action,
+            actor=self.actor,
+            resource_type=resource_type,
+            resource_id=resource_id,
+            details={**details, **known},
+            level=level,
+            event_type=event_type,
+            execution_id=execution_id,
+        )
+
+
+def acting_user() -> str:
+    """Who uses the library: SECMON_USER, else the login name."""
+    return get_settings().user or getpass.getuser()

@@ -1,0 +1,253 @@
+"""Adding up what is new: every row of every source once, however often the exporter restarts.
+
+Totals and cursors move in one transaction, so a crash between the two is impossible, and the cursor
+row is locked, so two exporters don't count a row twice.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from secmon_dagster.database import transaction
+from secmon_dagster.errors import DatabaseError
+from secmon_dagster.telemetry.metrics import METRICS, Kind
+from secmon_dagster.telemetry.sources import GAUGES, SOURCES, Increment, Source
+
+_log = logging.getLogger(__name__)
+
+BATCH = 5000
+MAX_SERIES = 200
+_KEPT_GAPS = 1000
+_OVERLAP = timedelta(minutes=2)  # how late a row may appear that is read by its time
+_SAMPLE_SECONDS = 60.0
+_KEEP_SAMPLES = timedelta(days=15)
+_STATEMENT_SECONDS = 5
+
+Series = tuple[str, str]  # metric name, labels as canonical JSON
+
+
+def canonical(labels: dict[str, str]) -> str:
+    """Labels as text that is the same for the same labels."""
+    return json.dumps(labels, sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Total:
+    """The value of one series and a run id that led to it."""
+
+    value: float
+    exemplar: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was known at one moment.
+
+    Attributes:
+        totals: counters and histogram parts (``name_bucket`` with ``le``, ``name_sum``).
+        gauges: values now.
+        taken: when, monotonic seconds.
+        seconds: how long it took.
+    """
+
+    totals: dict[Series, Total] = field(default_factory=dict)
+    gauges: dict[Series, float] = field(default_factory=dict)
+    taken: float = 0.0
+    seconds: float = 0.0
+
+
+def spread(increments: Iterable[Increment]) -> dict[Series, Total]:
+    """Increments added up by series; a histogram's observation goes to one bucket and the sum.
+
+    Buckets are stored apart, not cumulated; :mod:`exporter` cumulates them.
+    """
+    found: dict[Series, Total] = {}
+
+    def add(name: str, labels: dict[str, str], value: float, exemplar: str | None) -> None:
+        series = (name, canonical(labels))
+        before = found.get(series)
+        found[series] = Total(value + (before.value if before else 0.0), exemplar)
+
+    for one in increments:
+        metric = METRICS[one.name]
+        if metric.kind is Kind.HISTOGRAM:
+            place = bisect.bisect_left(metric.buckets, one.value)
+            bound = f"{metric.buckets[place]:g}" if place < len(metric.buckets) else "+Inf"
+            add(f"{one.name}_bucket", {**one.labels, "le": bound}, 1.0, one.exemplar)
+            add(f"{one.name}_sum", one.labels, one.value, None)
+        else:
+            add(one.name, one.labels, one.value, one.exemplar)
+    return found
+
+
+class Recorder:
+    """Reads the sources on, keeps the totals, and takes a sample a minute for export."""
+
+    def __init__(self) -> None:
+        self._label_sets: dict[str, set[str]] = {}
+        self._sampled = 0.0
+
+    def collect(self) -> Snapshot:
+        """Count what is new and give all totals and gauges.
+
+        Raises:
+            DatabaseError: PostgreSQL doesn't answer.
+        """
+        started = time.monotonic()
+        try:
+            for source in SOURCES:
+                while self._advance(source) >= BATCH:
+                    continue
+            totals, gauges = self._totals(), self._gauges()
+            if started - self._sampled >= _SAMPLE_SECONDS or not self._sampled:
+                self._sample(totals, gauges)
+                self._sampled = started
+        except psycopg.Error as failure:
+            raise DatabaseError(f"metrics could not be collected: {failure}") from None
+        return Snapshot(totals, gauges, time.monotonic(), time.monotonic() - started)
+
+    def _advance(self, source: Source) -> int:
+        """Count one batch of ``source``; returns how many rows were new."""
+        with transaction() as connection:
+            connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'")
+            if not _present(connection, source.tables):
+                return 0
+            connection.execute(
+                "INSERT INTO metric_cursors (source) VALUES (%s) ON CONFLICT DO NOTHING",
+                [source.name],
+            )
+            cursor = connection.execute(
+                "SELECT position, gaps, moment::text, seen FROM metric_cursors "
+                "WHERE source = %s FOR UPDATE",
+                [source.name],
+            ).fetchone()
+            assert cursor is not None
+            step = self._by_time if source.by_time else self._by_id
+            rows = step(connection, source, cursor)
+            if rows:
+                self._add(connection, [part for row in rows for part in source.read(row)])
+            return len(rows)
+
+    def _by_id(
+        self, connection: psycopg.Connection[Any], source: Source, cursor: Any
+    ) -> Sequence[Any]:
+        position, gaps, _, _ = cursor
+        rows = connection.execute(
+            source.query, {"after": position, "ids": gaps, "limit": BATCH}
+        ).fetchall()
+        if not rows:
+            return rows
+        ids = {row[0] for row in rows}
+        reached = max(position, *ids)
+        missing = set(range(max(position, reached - _KEPT_GAPS) + 1, reached)) - ids
+        left = sorted((set(gaps) - ids) | missing)[-_KEPT_GAPS:]
+        connection.execute(
+            "UPDATE metric_cursors SET position = %s, gaps = %s, updated_at = clock_timestamp() "
+            "WHERE source = %s",
+            [reached, left, source.name],
+        )
+        return rows
+
+    def _by_time(
+        self, connection: psycopg.Connection[Any], source: Source, cursor: Any
+    ) -> Sequence[Any]:
+        _, _, moment, seen = cursor
+        last = None if moment == "-infinity" else datetime.fromisoformat(moment)
+        since = datetime(1970, 1, 1, tzinfo=UTC) if last is None else last - _OVERLAP
+        known = set(seen)
+        rows = [
+            row
+            for row in connection.execute(
+                source.query, {"since": since, "limit": BATCH + len(known)}
+            ).fetchall()
+            if row[0] not in known
+        ]
+        if not rows:
+            return rows
+        reached = max([row[1] for row in rows] + ([last] if last else []))
+        # A clock that jumped ahead must not hide what comes after it jumps back.
+        reached = min(reached, datetime.now(UTC) + _OVERLAP)
+        recent = [row[0] for row in rows if row[1] >= reached - _OVERLAP * 2]
+        kept = [*seen, *recent][-BATCH * 2 :]
+        connection.execute(
+            "UPDATE metric_cursors SET moment = %s, seen = %s, updated_at = clock_timestamp() "
+            "WHERE source = %s",
+            [reached, kept, source.name],
+        )
+        return rows
+
+    def _add(self, connection: psycopg.Connection[Any], increments: Sequence[Increment]) -> None:
+        bounded = [self._bounded(one) for one in increments]
+        rows = [
+            (name, labels, total.value, total.exemplar)
+            for (name, labels), total in sorted(spread(bounded).items())
+        ]
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                """INSERT INTO metric_totals (name, labels, value, exemplar)
+                   VALUES (%s, %s, %s, %s) ON CONFLICT (name, labels) DO UPDATE
+                   SET value = metric_totals.value + excluded.value,
+                       exemplar = coalesce(excluded.exemplar, metric_totals.exemplar)""",
+                rows,
+            )
+
+    def _bounded(self, one: Increment) -> Increment:
+        """The increment, or its share of ``other`` where the metric has too many series."""
+        sets = self._label_sets.setdefault(one.name, set())
+        labels = canonical(one.labels)
+        if labels in sets or not one.labels:
+            return one
+        if len(sets) >= MAX_SERIES:
+            return Increment(one.name, dict.fromkeys(one.labels, "other"), one.value, one.exemplar)
+        sets.add(labels)
+        return one
+
+    def _totals(self) -> dict[Series, Total]:
+        with transaction() as connection:
+            rows = connection.execute(
+                "SELECT name, labels, value, exemplar FROM metric_totals"
+            ).fetchall()
+        for name, labels, _, _ in rows:
+            family = name.removesuffix("_bucket").removesuffix("_sum")
+            plain = {key: value for key, value in labels.items() if key != "le"}
+            self._label_sets.setdefault(family, set()).add(canonical(plain))
+        return {(name, canonical(labels)): Total(value, ex) for name, labels, value, ex in rows}
+
+    def _gauges(self) -> dict[Series, float]:
+        found: dict[Series, float] = {}
+        with transaction() as connection:
+            connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'")
+            for gauge in GAUGES:
+                if _present(connection, gauge.tables):
+                    for name, labels, value in connection.execute(gauge.query):
+                        found[(name, canonical(labels))] = float(value)
+        return found
+
+    def _sample(self, totals: dict[Series, Total], gauges: dict[Series, float]) -> None:
+        now = datetime.now(UTC)
+        rows = [(now, *series, total.value) for series, total in totals.items()]
+        rows += [(now, *series, value) for series, value in gauges.items()]
+        with transaction() as connection:
+            with connection.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO metric_samples VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                    rows,
+                )
+            connection.execute("DELETE FROM metric_samples WHERE at < %s", [now - _KEEP_SAMPLES])
+
+
+def _present(connection: psycopg.Connection[Any], tables: tuple[str, ...]) -> bool:
+    row = connection.execute(
+        "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(%s::text[]) name",
+        [list(tables)],
+    ).fetchone()
+    return bool(row and row[0])

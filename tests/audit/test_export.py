@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secmon_dagster.audit.entry import FIELDS
+from secmon_dagster.audit.export import Format, plain_cell, safe_cell
+from secmon_dagster.audit.export_check import check_export
+from secmon_dagster.audit.keys import KeyRing
+from secmon_dagster.errors import InvalidInputError
+
+FORMULA = '=HYPERLINK("http://evil","x")'
+
+
+@pytest.fixture
+def exported(chain, tmp_path):
+    """A chain of 30, checkpoints at 12 and 25, and a way to write a file of it."""
+    chain.fill(5, actor=FORMULA, resource_id="", data={"=x": "+1"}, details="zwei\nZeilen, «é»")
+    chain.fill(7)
+    chain.log.checkpoint()
+    chain.fill(13)
+    chain.log.checkpoint()
+    chain.fill(5, resource_id="@home")
+
+    def write(output_format, **range_):
+        path = tmp_path / f"export.{output_format}"
+        with path.open("w") as file:
+            chain.log.export_to(file.write, output_format, **range_)
+        return path
+
+    return write
+
+
+def ring(chain):
+    return KeyRing.load(chain.home / "keys" / "audit.pub")
+
+
+@pytest.mark.parametrize("output_format", Format)
+def test_an_export_proves_itself_without_the_database(chain, exported, output_format):
+    check = check_export(exported(output_format), ring(chain))
+    assert (check.verdict, check.entries, check.covered) == ("valid", 30, 25)
+
+
+@pytest.mark.parametrize("output_format", Format)
+@pytest.mark.parametrize(
+    ("first", "last", "covered"), [(4, 9, 6), (20, 30, 6), (25, 25, 1), (1, 25, 25)]
+)
+def test_a_range_proves_itself_too(chain, exported, output_format, first, last, covered):
+    path = exported(output_format, first_seq=first, last_seq=last)
+    check = check_export(path, ring(chain))
+    assert (check.verdict, check.entries, check.covered) == ("valid", last - first + 1, covered)
+
+
+@pytest.mark.parametrize("output_format", Format)
+def test_any_change_to_an_export_is_found(chain, exported, output_format):
+    path = exported(output_format)
+    text = path.read_text()
+    changes = {
+        "an actor": text.replace("HYPERLINK", "HYPERLINC", 1),
+        "a number": text.replace('"seq":7' if output_format != "csv" else "\n7,", "\n77,"
+                                 if output_format == "csv" else '"seq":77', 1),
+        "an entry less": "\n".join(
+            line for line in text.split("\n")
+            if not line.startswith(("7,", '{"seq":7,'))),
+        "the root": text.replace("secmon-dagster/audit\\n25", "secmon-dagster/audit\\n26", 1),
+    }  # fmt: skip
+    for what, changed in changes.items():
+        assert changed != text, what
+        path.write_text(changed)
+        assert check_export(path, ring(chain)).verdict != "valid", what
+
+
+def test_an_export_by_unknown_keys_or_without_checkpoint_can_not_be_told(chain, exported, tmp_path):
+    path = exported("ndjson")
+    check = check_export(path, KeyRing())
+    assert (check.verdict, check.reason) == ("unknown", "the checkpoint is signed by no known key")
+    assert check_export(exported("json", first_seq=27), ring(chain)).verdict == "unknown"
+
+
+def test_an_empty_chain_exports_and_says_that_it_has_no_checkpoint(chain, exported, database):
+    chain.unguard()
+    chain.admin.execute("DELETE FROM secmon.audit_entries")
+    chain.admin.execute("UPDATE secmon.audit_head SET seq = 0")
+    for output_format in Format:
+        check = check_export(exported(output_format), KeyRing())
+        assert (check.entries, check.verdict) == (0, "tampered" if check.findings else "unknown")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "hello\n", "{}\n", "[1]\n", "seq,x\n1,2\n", '{"entries":[\n]}']
+)
+def test_what_is_no_export_is_refused(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_text(content)
+    with pytest.raises(InvalidInputError):
+        check_export(path, KeyRing())
+    with pytest.raises(InvalidInputError, match="can't be read"):
+        check_export(tmp_path / "missing", KeyRing())
+
+
+def test_an_unknown_format_is_refused(chain):
+    with pytest.raises(
+        InvalidInputError, match="output_format is 'xml'; allowed: json, ndjson, csv"
+    ):
+        chain.log.export_chain("xml")
+
+
+def test_csv_is_a_table_without_formulas_and_json_has_the_entries(chain, exported):
+    table = list(csv.reader(io.StringIO(chain.log.export_chain("csv"))))
+    assert table[0] == [*FIELDS, "export"]
+    assert {len(row) for row in table} == {len(FIELDS) + 1}
+    assert len(table) == 31
+    assert table[1][FIELDS.index("actor")] == "'" + FORMULA
+    for row in table[1:]:
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in row)
+    content = json.loads(chain.log.export_chain("json"))
+    assert [entry["seq"] for entry in content["entries"]] == list(range(1, 31))
+
+
+@given(st.none() | st.text())
+def test_a_safe_cell_can_be_undone(value):
+    cell = safe_cell(value)
+    assert plain_cell(cell or "") == value
+    assert cell is None or not cell.startswith(("=", "+", "-", "@", "\t", "\r"))

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from secmon_dagster.audit import Query
+from secmon_dagster.audit.export_check import check_export
+from secmon_dagster.audit.keys import KeyRing
+from secmon_dagster.audit.proof import check_proof
+from secmon_dagster.errors import AuditError, ChainTamperedError, InvalidInputError, NotFoundError
+
+NOW = timedelta(0)
+
+
+@pytest.fixture
+def old(chain):
+    """Partitions of 10, 25 entries, all under a checkpoint."""
+    chain.admin.execute("DROP TABLE secmon.audit_entries_from_1")
+    chain.admin.execute("UPDATE secmon.audit_head SET partition_entries = 10, partitioned_to = 0")
+    chain.fill(7)
+    chain.log.checkpoint()
+    chain.fill(18)
+    chain.log.checkpoint()
+    return chain
+
+
+def test_full_old_partitions_move_to_files_and_the_chain_still_verifies(old):
+    before = old.log.find(Query())
+    proof = old.log.prove(before[4].entry_id)
+    moved = old.log.archive(NOW)
+    assert [(part.first_seq, part.last_seq) for part in moved] == [(1, 10), (11, 20)]
+    result = old.verify()
+    # Two manifests came in between.
+    assert (result.verdict, result.archived, result.verified_entries) == ("valid", 20, 7)
+    assert (result.total_entries, result.checkpoints_checked, result.checkpoint_size) == (27, 2, 25)
+    ring = KeyRing.load(old.home / "keys" / "audit.pub")
+    for part in moved:
+        check = check_export(old.home / "archive" / part.file, ring)
+        assert (check.verdict, check.covered) == ("valid", 10)
+    assert check_proof(proof, ring)
+    assert old.log.prove(before[22].entry_id)
+    manifest = old.log.find(Query(action="log.archive"))[0]
+    assert json.loads(manifest.data)["file_sha256"] == moved[0].file_sha256
+    old.fill(3)
+    assert old.log.checkpoint().size == 30
+    assert old.verify(since_checkpoint=True).verdict == "valid"
+
+
+def test_entries_that_are_young_or_in_the_last_partition_stay(old):
+    assert old.log.archive() == []
+    assert old.verify().archived == 0
+
+
+def test_entries_without_a_checkpoint_stay(old):
+    old.fill(20)
+    old.admin.execute("ALTER TABLE secmon.audit_checkpoints DISABLE TRIGGER ALL")
+    old.admin.execute("DELETE FROM secmon.audit_checkpoints WHERE size > 7")
+    with pytest.raises(AuditError, match="1–10 are not under a checkpoint yet"):
+        old.log.archive(NOW)
+    assert old.verify().archived == 0
+
+
+def test_a_restored_partition_is_as_it_was(old):
+    before = old.log.find(Query())
+    first, second = old.log.archive(NOW)
+    old.log.restore(second.first_seq)
+    assert old.verify().archived == 10
+    old.log.restore(first.first_seq)
+    after = old.log.find(Query())
+    assert after[:25] == before
+    assert [entry.action for entry in after[25:]] == ["log.archive"] * 2 + ["log.restore"] * 2
+    assert (old.verify().verdict, old.verify().archived) == ("valid", 0)
+    with pytest.raises(Exception, match="append-only"):
+        old.admin.execute("TRUNCATE secmon.audit_entries_from_1")
+    assert len(old.log.archive(NOW)) == 2
+
+
+def test_an_archive_file_that_was_changed_or_lost_is_refused(old):
+    first, second = old.log.archive(NOW)
+    path = old.home / "archive" / first.file
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ChainTamperedError, match="has the hash .*; archived was"):
+        old.log.restore(1)
+    (old.home / "archive" / second.file).unlink()
+    with pytest.raises(NotFoundError, match="is missing"):
+        old.log.restore(11)
+    with pytest.raises(NotFoundError, match="no archive begins at entry 3"):
+        old.log.restore(3)
+
+
+def test_tampering_with_the_hashes_of_an_archive_is_found(old):
+    old.log.archive(NOW)
+    old.admin.execute("ALTER TABLE secmon.audit_leaves DISABLE TRIGGER ALL")
+    old.admin.execute(
+        "UPDATE secmon.audit_leaves SET entry_hashes = set_byte(entry_hashes, 3, 1)"
+        " WHERE first_seq = 1"
+    )
+    assert {finding.problem for finding in old.verify().checkpoint_problems} == {"checkpoint_root"}
+    old.admin.execute("DELETE FROM secmon.audit_leaves WHERE first_seq = 11")
+    assert "archive" in {finding.problem for finding in old.verify().chain_breaks}
+
+
+def test_archived_entries_are_not_exported_but_said_to_be_elsewhere(old):
+    old.log.archive(NOW)
+    content = json.loads(old.log.export_chain())
+    assert content["first_seq"] == 21
+    with pytest.raises(InvalidInputError, match=r"range is '5–25'; allowed: within 21–27"):
+        old.log.export_to(print, first_seq=5, last_seq=25)
+
+
+def test_an_announced_restore_gives_up_what_was_lost_and_nothing_else(old):
+    old.unguard()
+    old.admin.execute("DELETE FROM secmon.audit_entries WHERE seq > 15")
+    old.admin.execute(
+        "UPDATE secmon.audit_head h SET seq = e.seq, entry_hash = e.entry_hash"
+        " FROM secmon.audit_entries e WHERE e.seq = 15"
+    )
+    assert old.verify().verdict == "tampered"
+    publication = old.log.new_incarnation("disk failure, backup of Monday")
+    assert publication.note.startswith("secmon-dagster/audit#2\n16\n")
+    old.fill(3)
+    old.log.checkpoint()
+    result = old.verify()
+    # The checkpoint over the first 7 still counts.
+    assert (result.verdict, result.incarnation, result.checkpoints_checked) == ("valid", 2, 3)
+    old.admin.execute("UPDATE secmon.audit_entries SET actor = 'x' WHERE seq = 3")
+    assert old.verify().verdict == "tampered"

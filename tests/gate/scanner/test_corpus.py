@@ -1,0 +1,39 @@
+"""No hostile file passes, hardly an ordinary one is stopped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain
+
+import pytest
+
+from secmon_dagster.gate.scanner import scan_source
+from secmon_dagster.gate.scanner.source import Bytes
+from tests.gate.scanner import benign, hostile
+
+CORPUS = hostile.corpus()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [case[1:] for case in CORPUS], ids=[f"{c[0]}/{c[1]}" for c in CORPUS]
+)
+def test_a_hostile_file_is_blocked(name, data):
+    report = scan_source(Bytes(data), name)
+    assert report.recommendation == "block", report.to_dict()
+
+
+def test_each_class_of_bypass_is_in_the_corpus():
+    counted = Counter(case[0] for case in CORPUS)
+    assert len(counted) == 12
+    assert sum(counted.values()) >= 100
+
+
+def test_ordinary_files_pass():
+    stopped, number = [], 0
+    for name, data in chain(benign.data(), benign.models()):
+        number += 1
+        report = scan_source(Bytes(data), name)
+        if report.recommendation != "allow":
+            stopped.append((name, report.to_dict()["findings"]))
+    assert number >= 600
+    assert stopped == []
