@@ -78,8 +78,9 @@ def throughput(folder: Path) -> None:
     for suffix, save in (
         ("npy", np.save),
         ("joblib", lambda path, data: joblib.dump(data, path)),
-        ("pkl", lambda path, data: Path(path).write_bytes(pickle.dumps(data, 5))), ("npz", np.savez),
-    ):  # fmt: skip
+        ("pkl", lambda path, data: Path(path).write_bytes(pickle.dumps(data, 5))),
+        ("npz", np.savez),
+    ):
         path = folder / f"array.{suffix}"
         save(str(path), array)
 
