@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 
 from secmon_dagster import __version__, database
-from secmon_dagster.api import agents, problems, security
+from secmon_dagster.api import agents, audit, drift, packages, problems, runs, security, vecsec
 from secmon_dagster.api.transport import Transport
 from secmon_dagster.errors import DatabaseUnavailableError, InvalidInputError, SchemaError
 from secmon_dagster.settings import get_settings
@@ -37,11 +35,15 @@ def create_app() -> FastAPI:
         redoc_url=None,
         responses=problems.documented(401, 403, 404, 422, 429, 503),
     )
-    routers = [security.router, agents.router]
-    for name in ("packages", "vecsec"):
-        module = f"secmon_dagster.api.{name}"
-        if importlib.util.find_spec(module) is not None:
-            routers.append(importlib.import_module(module).router)
+    routers = [
+        security.router,
+        agents.router,
+        runs.router,
+        audit.router,
+        drift.router,
+        packages.router,
+        vecsec.router,
+    ]
     for router in routers:
         app.include_router(router)
     problems.install(app, routers)

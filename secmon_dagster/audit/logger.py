@@ -423,7 +423,13 @@ def _open(url: str | None, *, pool_size: int, check: bool, synchronous_commit: s
         return PostgresStore(
             url, pool_size=pool_size, check=check, synchronous_commit=synchronous_commit
         )
-    raise InvalidInputError.of("database_url", f"{scheme}:…", "postgresql://…")
+    if scheme == "sqlite":
+        from secmon_dagster.audit.backends.sqlite import SqliteStore
+
+        return SqliteStore(url or "")
+    from secmon_dagster.audit.backends.mysql import MysqlStore
+
+    return MysqlStore(url or "")
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
+import psutil
 
 from secmon_dagster.posture import Session
 from secmon_dagster.posture.executions import (
@@ -108,6 +109,9 @@ class DaemonRuns:
         if run is None:
             return None
         _link_to_parent(self._instance, run)
+        if _lost_its_process(self._instance, run):
+            self._instance.report_run_failed(run, "The process of the run died without a word.")
+            run = run_of_node(self._instance, node_id) or run
         return report_of(self._instance, run)
 
 
@@ -194,6 +198,32 @@ def workflow_sensor(jobs: Iterable[Any]) -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=runs.requests)
 
     return workflow_executions
+
+
+def _lost_its_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run is under way for Dagster but its process is gone, as after a power failure.
+
+    Dagster notices by itself when only the process dies, but not when the code server that started
+    it dies too. Run processes of the default launcher live beside the code server, and so beside
+    the sensor that asks; other launchers have health checks of their own.
+    """
+    if run.is_finished or not isinstance(instance.run_launcher, dg.DefaultRunLauncher):
+        return False
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.dagster_event
+        pid = None if event is None else event.engine_event_data.metadata.get("pid")
+        if pid is None:
+            continue
+        try:
+            # A process younger than the event only has the number of the one that died.
+            alive = psutil.Process(int(str(pid.value))).create_time() <= entry.timestamp
+        except (psutil.NoSuchProcess, ValueError):
+            alive = False
+        if alive:
+            return False
+        fresh = instance.get_run_by_id(run.run_id)
+        return fresh is not None and not fresh.is_finished
+    return False
 
 
 def _link_to_parent(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from secmon_dagster.errors import InvalidLimitsError
+from secmon_dagster import posture
+from secmon_dagster.errors import InvalidLimitsError, NotFoundError
 from secmon_dagster.limits.declaration import DEFAULT_LIMITS, LAYER_TAG, ResourceLimits
 from secmon_dagster.limits.layers import LAYERS, layer_limits, tightened
 from secmon_dagster.orchestration.dagster_internals import IExecutionStep
@@ -32,11 +33,21 @@ def limits_of(
         complete = declared.merge(config.default_limits).merge(DEFAULT_LIMITS)
         layer = tags.get(LAYER_TAG) or run_tags.get(LAYER_TAG)
         if layer is not None:
-            complete = tightened(complete, layer_limits(layer, layers))
+            complete = tightened(complete, _limits_of_layer(layer, layers))
         complete.validate(for_step=True)
     except InvalidLimitsError as wrong:
         raise InvalidLimitsError(f"op {op_name}: {wrong.message}", **wrong.context) from None
     return complete
+
+
+def _limits_of_layer(name: str, layers: Mapping[str, ResourceLimits]) -> ResourceLimits:
+    """A built-in layer, or one that an administrator made."""
+    if name in layers:
+        return layers[name]
+    try:
+        return ResourceLimits.from_json(posture.layer_limits(name))
+    except NotFoundError:
+        return layer_limits(name, layers)  # says which there are
 
 
 def check_plan(
