@@ -12,7 +12,7 @@ import typer
 
 from secmon_dagster.audit import enqueue
 from secmon_dagster.database import transaction
-from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.errors import DatabaseUnavailableError, InvalidInputError
 from secmon_dagster.settings import Settings, get_settings
 from secmon_dagster.vecsec import (
     SecAgent,
@@ -26,6 +26,7 @@ from secmon_dagster.vecsec import (
     train,
 )
 from secmon_dagster.vecsec.blind_test import BlindTestResult
+from secmon_dagster.vecsec.events import record
 from secmon_dagster.vecsec.inference import Budget
 from secmon_dagster.vecsec.learning import give_feedback
 
@@ -133,6 +134,11 @@ def blind_test_command(
         str, typer.Option(help="Base families to hold out instead, comma-separated.")
     ] = "",
     test_type: Annotated[str, typer.Option(help="Only 'blind'.")] = "blind",
+    store: Annotated[bool, typer.Option(help="Keep the result in the database.")] = True,
+    learn_misses: Annotated[
+        bool,
+        typer.Option(help="Hand what was missed to learning; those families stop being blind."),
+    ] = False,
     model: ModelFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -142,6 +148,16 @@ def blind_test_command(
     held_out = [name.strip() for name in families.split(",") if name.strip()]
     result = blind_test(detector(model), tests=blind_tests, seed=seed, held_out=held_out)
     _print(result, as_json)
+    if store:
+        try:
+            with transaction() as connection:
+                record(connection, "blind_test", actor=user_of(get_settings()),
+                       details=result.to_dict())  # fmt: skip
+        except DatabaseUnavailableError as down:
+            typer.echo(f"the result was not stored: {down.message}", err=True)
+    if learn_misses:
+        give_feedback([replace(row, source="blind-test") for row in result.missed])
+        typer.echo(f"{len(result.missed)} misses handed to learning", err=True)
 
 
 @app.command()
