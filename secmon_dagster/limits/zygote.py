@@ -30,7 +30,7 @@ FDS_PER_START = 2
 Handler = Callable[[bytes, socket.socket], int]
 """Runs in the child: takes the specification and the channel, returns an exit code."""
 
-_PATIENCE = 60.0
+_PATIENCE = 300.0
 
 
 class ZygoteLost(LimitsError):  # noqa: N818 - what happened, read as a participle
