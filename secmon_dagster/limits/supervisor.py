@@ -152,14 +152,12 @@ class Supervisor:
 
     def send(self, key: str, data: bytes) -> None:
         """Send bytes to a process, in order, without waiting for it to read them."""
-        watched = self._watched.get(key)
-        if watched is not None:
+        if (watched := self._watched.get(key)) is not None:
             watched.link.send(data)
 
     def consumed(self, key: str, size: int) -> None:
         """A frame of ``size`` bytes was dealt with: its sender may send on."""
-        watched = self._watched.get(key)
-        if watched is not None:
+        if (watched := self._watched.get(key)) is not None:
             watched.link.consumed(size)
 
     def end(self, key: str, reason: KillReason, detail: str | None = None) -> None:
@@ -267,12 +265,8 @@ class Supervisor:
         used = watched.windows.sustained(now, reading)
         if used is not None:
             self._passed(watched, KillReason.CPU, now, used)
-        over = (
-            not limits.enforce_memory_limit
-            and limits.max_memory_mb is not None
-            and (reading.memory_bytes or 0) > limits.max_memory_mb * MB
-        )
-        if over:
+        most = None if limits.max_memory_mb is None else limits.max_memory_mb * MB
+        if not limits.enforce_memory_limit and most and (reading.memory_bytes or 0) > most:
             self._passed(watched, KillReason.MEMORY, now, reading.memory_bytes)
 
     def _attempted(self, watched: Watched, attempt: Attempt) -> None:
@@ -362,7 +356,7 @@ class Supervisor:
             _, status, usage = os.wait4(watched.pid, os.WNOHANG)
             report = Exit(watched.pid, status, usage.ru_utime + usage.ru_stime)
         except ChildProcessError:
-            report = Exit(watched.pid, signal.SIGKILL)
+            report = Exit(watched.pid, None)
         self._exited(watched, report)
 
     def _exited(self, watched: Watched, report: Exit) -> None:

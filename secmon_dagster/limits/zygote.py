@@ -39,21 +39,28 @@ class ZygoteLost(LimitsError):  # noqa: N818 - what happened, read as a particip
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a child ended, with what ``wait4`` counted for it and its waited-for children."""
+    """How a child ended, with what ``wait4`` counted for it and its waited-for children.
+
+    ``status`` is ``None`` if whoever waited for it is gone and took the answer along.
+    """
 
     pid: int
-    status: int
+    status: int | None
     cpu_seconds: float = 0.0
     read_bytes: int = 0
     written_bytes: int = 0
 
     @property
     def code(self) -> int | None:
-        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
+        if self.status is None or not os.WIFEXITED(self.status):
+            return None
+        return os.WEXITSTATUS(self.status)
 
     @property
     def signal(self) -> int | None:
-        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else None
+        if self.status is None or not os.WIFSIGNALED(self.status):
+            return None
+        return os.WTERMSIG(self.status)
 
 
 class Control:

@@ -35,7 +35,11 @@ ROWS = [
 NOT_SAMPLED = {"memory_in_files"}  # files in memory belong to no process
 
 
-@pytest.fixture(scope="module", params=[CAPABILITIES.backend, "sampled"] if HARD else ["sampled"])
+# Where there is a better one, the sampled back end waits for --slow.
+SAMPLED = pytest.param("sampled", marks=[pytest.mark.slow] if HARD else [])
+
+
+@pytest.fixture(scope="module", params=[CAPABILITIES.backend, SAMPLED] if HARD else [SAMPLED])
 def rows(run, request):
     config = {"backend": request.param, "monitor_interval": 0.4, "max_concurrent": 4}
     return request.param, run(jobs.rows, config=config)
