@@ -177,9 +177,11 @@ def profile_feature(
     kind = kind_of(values, feature) if read_as is None else _kind_or(values, feature, read_as)
     read_as = read_as or kind
     if read_as is FeatureKind.CATEGORICAL:
-        categories = read_categorical(values, feature)
+        found = read_categorical(values, feature)
+        # In one order, so that a restored profile gives the very same sums.
+        categories = dict(sorted(found.counts.items()))
         return FeatureProfile(
-            feature, kind, read_as, len(values), categories.missing, categories=categories.counts
+            feature, kind, read_as, len(values), found.missing, categories=categories
         )
     column = read_ordered(values, feature, read_as)
     cells = NumericCells.of(column.values) if len(column.values) else None

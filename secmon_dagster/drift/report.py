@@ -101,7 +101,7 @@ def _pictures(ranked: list[FeatureDrift]) -> str:
         return ""
     return (
         "<h2>Share of rows per cell</h2><p><small>Grey: baseline. Blue: current window. Cells are "
-        "the baseline's deciles, or its categories by size, new ones last.</small></p>"
+        "the baseline's deciles, or its categories, new ones last.</small></p>"
         + "".join(_picture(each) for each in drawn)
     )
 
@@ -126,7 +126,7 @@ def _picture(feature: FeatureDrift) -> str:
 
 
 def _bars(feature: FeatureDrift) -> tuple[list[float], list[float]]:
-    """Shares per cell; of many categories the largest by name, the others as one bar."""
+    """Shares per cell; of many categories the largest, the others as one bar."""
     cells = list(zip(feature.cells_reference, feature.cells_current, strict=True))
     if len(cells) > _BARS:
         cells.sort(key=lambda pair: -sum(pair))

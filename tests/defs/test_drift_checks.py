@@ -12,6 +12,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster.components.testing import create_defs_folder_sandbox
+from pydantic import ValidationError
 
 from secmon_dagster.database import transaction
 from secmon_dagster.defs.drift.alerts import alert_delivery_sensor, drift_alert_sensor
@@ -19,7 +21,7 @@ from secmon_dagster.defs.drift.checks import CHECK_TAG, drift_check_job, drift_d
 from secmon_dagster.drift.history import check_of
 from secmon_dagster.drift.registry import registered
 from secmon_dagster.orchestration.components.drift_monitor import DriftMonitor, Monitor
-from secmon_dagster.orchestration.drift_runs import asset_key, check_model
+from secmon_dagster.orchestration.drift_runs import DECLARATION, asset_key, check_model
 from secmon_dagster.settings import get_settings
 from tests.drift_data import frame
 
@@ -219,3 +221,39 @@ def test_windows_come_from_an_asset_too(instance: dg.DagsterInstance, tmp_path: 
         run_id="by-hand",
     )
     assert (result.alert_level, result.metrics["rows"]) == ("NORMAL", 1500)
+
+
+def test_the_yaml_itself_loads() -> None:
+    declared = """
+type: secmon_dagster.DriftMonitor
+attributes:
+  model_id: churn
+  model_version: "7"
+  window: {inference_log: true, hours: 24}
+  schedule: "0 9 * * MON-FRI"
+  timezone: Europe/Berlin
+  thresholds: {psi_critical: 0.3}
+"""
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.defs_folder_path / "churn"
+        folder.mkdir(parents=True)
+        (folder / "defs.yaml").write_text(declared)
+        with sandbox.build_all_defs() as code:
+            graph = code.get_repository_def().asset_graph
+            config = json.loads(str(graph.get(asset_key("churn")).metadata[DECLARATION]))
+            assert config["schedule_cron"] == "0 9 * * MON-FRI"
+            assert len(graph.asset_check_keys) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"window": {"inference_log": True, "hours": -1}}, "window.hours"),
+        ({"window": {"path": "x.csv", "speed": 1}}, "window.speed"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_wrong_attribute_is_named(wrong: dict[str, Any], field: str) -> None:
+    good = {"model_id": "churn", "window": {"path": "x.csv"}}
+    with pytest.raises(ValidationError, match=field):
+        Monitor.model_validate({**good, **wrong})

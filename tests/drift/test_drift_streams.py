@@ -69,7 +69,7 @@ def test_false_alarms_without_drift_are_rare(rows: int, most: float, shape: str)
         return rng.choice([f"c{i}" for i in range(40)], size=size)
 
     reference = profile_feature(pd.Series(draw(10_000)), "x")
-    rounds = 600
+    rounds = 300
     alarms = sum(
         level_of(reference, draw(rows)) not in (AlertLevel.NORMAL, None) for _ in range(rounds)
     )

@@ -55,7 +55,8 @@ class Source(BaseModel):
 class Monitor(BaseModel):
     """The YAML's attributes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Template resolution reads "7" as a number, so a version comes back as one.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     model_id: str
     model_version: str = "1"
