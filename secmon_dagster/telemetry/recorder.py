@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -37,7 +38,13 @@ Series = tuple[str, str]  # metric name, labels as canonical JSON
 
 def canonical(labels: dict[str, str]) -> str:
     """Labels as text that is the same for the same labels."""
-    return json.dumps(labels, sort_keys=True, separators=(",", ":"))
+    return _canonical(tuple(sorted(labels.items())))
+
+
+@lru_cache(maxsize=16_384)
+def _canonical(labels: tuple[tuple[str, str], ...]) -> str:
+    # Most rows of a batch share their labels.
+    return json.dumps(dict(labels), separators=(",", ":"))
 
 
 @dataclass(frozen=True)
