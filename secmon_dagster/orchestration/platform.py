@@ -160,7 +160,7 @@ class Platform:
                 Service(
                     "REST API",
                     [str(scripts / "secmon"), "api", "serve"],
-                    f"{api}/docs",
+                    f"{api}/openapi.json",
                     lambda: _http_answers(f"{api}/healthz"),
                     "api_port",
                 )
