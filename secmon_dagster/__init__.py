@@ -5,6 +5,8 @@ artifacts may be used, ``drift`` watches models in production, ``posture`` score
 and ``vecsec`` detects prompt attacks. ``orchestration`` is where Dagster comes in.
 """
 
+from importlib import import_module
+
 __version__ = "0.1.0"
 
 
@@ -12,9 +14,7 @@ def __getattr__(name: str) -> object:
     """The components that YAML names as ``secmon_dagster.<Name>``, imported when asked for: nothing
     below ``orchestration`` may pull in Dagster."""
     if name in __all__:
-        from secmon_dagster.orchestration import components
-
-        return getattr(components, name)
+        return getattr(import_module("secmon_dagster.orchestration.components"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

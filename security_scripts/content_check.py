@@ -8,6 +8,8 @@ Prints one JSON object; exit code 0 allow, 1 warn, 2 block, 255 no verdict could
 (``warn`` or ``block``) and ``script_timeout_ms``.
 """
 
+import codecs
+import gettext
 import sys
 from pathlib import Path
 
@@ -16,6 +18,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "gate"), str(HERE.parent / "secmon_
 
 import scanner  # noqa: E402
 from check_arguments import Check  # noqa: E402
+
+
+def warm() -> None:
+    """Load what is loaded late, once for all checks that are forked from this process."""
+    scanner.load_policy()
+    codecs.lookup("cp437")
+    gettext.gettext("")
 
 
 def main(arguments: list[str]) -> int:

@@ -100,6 +100,14 @@ DROP POLICY IF EXISTS guarded_documents_keep ON secmon.guarded_documents;
 CREATE POLICY guarded_documents_keep ON secmon.guarded_documents TO secmon_service
   USING (true) WITH CHECK (true);
 
+-- What the platform knows of those who read documents; nobody says this of themselves.
+CREATE TABLE IF NOT EXISTS secmon.document_readers (
+  subject    text PRIMARY KEY CHECK (subject <> ''),
+  tenant     text NOT NULL CHECK (tenant <> ''),
+  clearance  smallint NOT NULL DEFAULT 0 CHECK (clearance BETWEEN 0 AND 9),
+  roles      text[] NOT NULL DEFAULT '{}'
+);
+
 -- Everything VecSec did, one row an act, append-only: what its metrics count.
 CREATE TABLE IF NOT EXISTS secmon.vecsec_events (
   id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -179,7 +187,7 @@ GRANT SELECT ON secmon.guarded_documents TO secmon_reader;
 GRANT SELECT, INSERT ON secmon.vecsec_events, secmon.inference_calls TO secmon_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
   secmon.threat_patterns, secmon.vecsec_feedback, secmon.vecsec_versions,
-  secmon.guarded_documents, secmon.inference_budget,
+  secmon.guarded_documents, secmon.document_readers, secmon.inference_budget,
   secmon.metric_cursors, secmon.metric_totals, secmon.metric_samples TO secmon_service;
 
 -- Dagster's tables belong to the migrating user and may not exist yet: this looks when it is asked.

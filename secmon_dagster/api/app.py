@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 
 from secmon_dagster import __version__, database
-from secmon_dagster.api import agents, audit, drift, packages, problems, runs, security
+from secmon_dagster.api import agents, audit, drift, packages, problems, runs, security, vecsec
 from secmon_dagster.api.transport import Transport
 from secmon_dagster.errors import DatabaseUnavailableError, InvalidInputError, SchemaError
 from secmon_dagster.settings import get_settings
@@ -42,6 +42,7 @@ def create_app() -> FastAPI:
         audit.router,
         drift.router,
         packages.router,
+        vecsec.router,
     ]
     for router in routers:
         app.include_router(router)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secmon_dagster.audit.entry import AuditEntry, EventType, Head, Level
-    from secmon_dagster.audit.logger import HashChainAuditLogger, get_audit_logger
+    from secmon_dagster.audit.logger import HashChainAuditLogger
     from secmon_dagster.audit.outbox import Sequencer, enqueue
+    from secmon_dagster.audit.process import get_audit_logger
     from secmon_dagster.audit.store import Query
     from secmon_dagster.audit.verification import Verdict, Verification
 
@@ -36,8 +37,9 @@ __all__ = [
 
 _MODULES = {
     "entry": ("AuditEntry", "EventType", "Head", "Level"),
-    "logger": ("HashChainAuditLogger", "get_audit_logger"),
+    "logger": ("HashChainAuditLogger",),
     "outbox": ("Sequencer", "enqueue"),
+    "process": ("get_audit_logger",),
     "store": ("Query",),
     "verification": ("Verdict", "Verification"),
 }

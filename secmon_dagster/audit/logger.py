@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 
 from secmon_dagster.audit import export
 from secmon_dagster.audit.appender import Appender
+from secmon_dagster.audit.backends.opening import open_store
 from secmon_dagster.audit.backends.postgres import PostgresStore
 from secmon_dagster.audit.canonical import canonical_json
 from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Level, Receipt, new_entry_id
@@ -18,7 +18,7 @@ from secmon_dagster.audit.keys import KeyRing, ring_file
 from secmon_dagster.audit.proof import prove_inclusion
 from secmon_dagster.audit.retention import Archive, Archived
 from secmon_dagster.audit.signer import CheckpointSigner, Publication
-from secmon_dagster.audit.store import Query, Store, scheme_of
+from secmon_dagster.audit.store import Query
 from secmon_dagster.audit.verification import Verification
 from secmon_dagster.audit.verify import Trust, verify
 from secmon_dagster.audit.witness import witnesses
@@ -70,7 +70,7 @@ class HashChainAuditLogger:
         settings = get_settings()
         if database_url is None and settings.audit_db_url is not None:
             database_url = settings.audit_db_url.get_secret_value()
-        self.store = _open(
+        self.store = open_store(
             database_url,
             pool_size=pool_size + max_overflow,
             check=pool_pre_ping,
@@ -246,19 +246,10 @@ class HashChainAuditLogger:
         self,
         start_time: datetime | None = None,
         end_time: datetime | None = None,
-        *,
-        first_seq: int | None = None,
-        last_seq: int | None = None,
-        since_checkpoint: bool = False,
+        **options: Any,
     ) -> dict[str, Any]:
-        """Verify the chain, or a range of it; see :class:`Verification` for the keys."""
-        return self.verification(
-            start_time,
-            end_time,
-            first_seq=first_seq,
-            last_seq=last_seq,
-            since_checkpoint=since_checkpoint,
-        ).to_dict()
+        """:meth:`verification` in JSON types; see :class:`Verification` for the keys."""
+        return self.verification(start_time, end_time, **options).to_dict()
 
     def verification(
         self,
@@ -271,7 +262,7 @@ class HashChainAuditLogger:
         trust: Trust | None = None,
         workers: int | None = None,
     ) -> Verification:
-        """:meth:`verify_chain` as an object.
+        """Verify the chain, or a part of it.
 
         Args:
             start_time, end_time: verify the entries of this time.
@@ -415,27 +406,3 @@ class HashChainAuditLogger:
         """Finish queued appends and give up all connections."""
         self._appender.close()
         self.store.close()
-
-
-def _open(url: str | None, *, pool_size: int, check: bool, synchronous_commit: str) -> Store:
-    scheme = "postgresql" if url is None else scheme_of(url)
-    if scheme == "postgresql":
-        return PostgresStore(
-            url, pool_size=pool_size, check=check, synchronous_commit=synchronous_commit
-        )
-    raise InvalidInputError.of("database_url", f"{scheme}:…", "postgresql://…")
-
-
-@cache
-def _logger_for(database_url: str | None, configured: str) -> HashChainAuditLogger:
-    return HashChainAuditLogger(database_url)
-
-
-def get_audit_logger(database_url: str | None = None) -> HashChainAuditLogger:
-    """The process's logger for this URL, made once; None means the configured database."""
-    settings = get_settings()
-    urls = [
-        url.get_secret_value() if url is not None else ""
-        for url in (settings.audit_db_url, settings.database_url)
-    ]
-    return _logger_for(database_url, "\n".join([*urls, str(settings.home)]))

@@ -21,9 +21,14 @@ from secmon_dagster.settings import get_settings
 
 log = logging.getLogger(__name__)
 
-_INSERT = sql.SQL("INSERT INTO secmon.audit_outbox ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
-    sql.SQL(", ").join(map(sql.Identifier, DRAFT_FIELDS)),
-    sql.SQL(", ").join([sql.Placeholder()] * len(DRAFT_FIELDS)),
+# Rendered once: composing the statement anew would cost more than sending it.
+_INSERT = (
+    sql.SQL("INSERT INTO secmon.audit_outbox ({}) VALUES ({}) ON CONFLICT DO NOTHING")
+    .format(
+        sql.SQL(", ").join(map(sql.Identifier, DRAFT_FIELDS)),
+        sql.SQL(", ").join([sql.Placeholder()] * len(DRAFT_FIELDS)),
+    )
+    .as_bytes()
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -20,22 +21,25 @@ app = typer.Typer(
 
 USER = "demo"
 
+# what was shown, whether it went as expected, what was seen
+Outcome = tuple[str, bool, str]
+
 
 class _Scenes:
     """What was shown, and whether it went as expected."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
-        self.outcomes: list[tuple[str, bool, str]] = []
+        self.outcomes: list[Outcome] = []
 
     def begin(self, what: str) -> None:
-        self.console.print(f"[bold]▸[/] {what} …")
+        self.console.print(f"[bold]▸[/] {what} …", soft_wrap=True)
 
     def show(self, what: str, as_expected: bool, seen: str) -> None:
         self.outcomes.append((what, as_expected, seen))
         mark = "[green]✓[/]" if as_expected else "[red]✗[/]"
         self.console.print(f"  {mark} ", end="")
-        self.console.print(" ".join(seen.split()), markup=False)
+        self.console.print(" ".join(seen.split()), markup=False, soft_wrap=True)
 
     @property
     def all_as_expected(self) -> bool:
@@ -76,11 +80,15 @@ def _play(scenes: _Scenes) -> None:
 
     scenes.begin("Preparing the database")
     prepare()
-    with dg.DagsterInstance.get() as instance:
+    # Scenes are independent of each other once the models are trained, and mostly wait for imports.
+    with dg.DagsterInstance.get() as instance, ThreadPoolExecutor(2) as pool:
         _train(scenes, instance)
-        _offer_a_poisoned_file(scenes, instance)
-        _run_away(scenes, instance)
-        _drift(scenes, instance)
+        scenes.begin("Attacking: a poisoned file, a runaway op, drifted data (three drill jobs)")
+        for scene in [
+            pool.submit(act, instance) for act in (_offer_a_poisoned_file, _run_away, _drift)
+        ]:
+            for what, as_expected, seen in scene.result():
+                scenes.show(what, as_expected, seen)
         _audit(scenes)
 
 
@@ -113,10 +121,9 @@ def _train(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
         scenes.show("two models", False, f"{len(rows)} models in the run")
 
 
-def _offer_a_poisoned_file(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
+def _offer_a_poisoned_file(instance: dg.DagsterInstance) -> list[Outcome]:
     from secmon_dagster.orchestration.demo import execute, poisoned_pickle
 
-    scenes.begin("Offering a poisoned pickle as a model (job offered_file_drill)")
     file, proof = poisoned_pickle()
     offer = {"path": str(file), "name": file.stem}
     done = execute(
@@ -127,35 +134,32 @@ def _offer_a_poisoned_file(scenes: _Scenes, instance: dg.DagsterInstance) -> Non
     )
     reason = done.failure_text("open_offered_file")
     refused = "system" in reason and "blocked" in reason and not proof.exists()
-    scenes.show(
-        "a poisoned model is refused for its content",
-        refused,
-        f"{file.name}: {reason or 'not refused'}",
-    )
+    return [
+        (
+            "a poisoned model is refused for its content",
+            refused,
+            f"{file.name}: {reason or 'not refused'}",
+        )
+    ]
 
 
-def _run_away(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
+def _run_away(instance: dg.DagsterInstance) -> list[Outcome]:
     from secmon_dagster.orchestration.demo import execute
 
-    scenes.begin("Running an op that allocates without end (job memory_limit_drill)")
     done = execute(instance, "memory_limit_drill", user=USER)
     step = "allocate_without_end"
-    seen = done.failure_metadata(step)
-    stopped = seen.get("violation") == "memory_limit_exceeded"
-    scenes.show(
-        "a runaway op is stopped at its limit",
-        stopped,
-        done.failure_text(step) or f"run is {done.run.status.value}",
-    )
+    stopped = done.failure_metadata(step).get("violation") == "memory_limit_exceeded"
+    seen = done.failure_text(step) or f"run is {done.run.status.value}"
+    return [("a runaway op is stopped at its limit", stopped, seen)]
 
 
-def _drift(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
+def _drift(instance: dg.DagsterInstance) -> list[Outcome]:
     from secmon_dagster.database import transaction
     from secmon_dagster.orchestration.demo import execute, shifted_window, ticks
 
-    model_id = "breast_cancer"
+    model_id, outcomes, check_id = "breast_cancer", [], None
+    # First rows as they should be: an alert that stands is told once, and this one lets it clear.
     for deviations, expected in ((0.0, "NORMAL"), (2.0, "CRITICAL")):
-        scenes.begin(f"Checking {model_id} on rows shifted by {deviations:g} σ (job drift_drill)")
         rows = {"model_id": model_id, "path": str(shifted_window(model_id, deviations=deviations))}
         done = execute(
             instance,
@@ -170,17 +174,19 @@ def _drift(scenes: _Scenes, instance: dg.DagsterInstance) -> None:
                 (done.run.run_id,),
             ).fetchone()
         check_id, level, psi = found or (None, None, None)
-        scenes.show(
-            f"drift of rows shifted by {deviations:g} σ",
-            level == expected,
-            f"{model_id}: {level}, largest PSI {psi if psi is None else round(psi, 3)}",
+        outcomes.append(
+            (
+                f"drift of rows shifted by {deviations:g} σ",
+                level == expected,
+                f"{model_id}: {level}, largest PSI {psi if psi is None else round(psi, 3)}",
+            )
         )
-    ticked = f"drift-alert:{check_id}" in ticks("drift_alert_sensor")
-    scenes.show(
-        "an alert sensor finds it",
-        ticked,
-        f"drift_alert_sensor {'asks for an alert run for' if ticked else 'misses'} {check_id}",
-    )
+    ticked = f"check_id: {check_id}" in ticks("drift_alert_sensor")
+    verb = "asks for an alert run for" if ticked else "misses"
+    return [
+        *outcomes,
+        ("an alert sensor finds it", ticked, f"drift_alert_sensor {verb} {check_id}"),
+    ]
 
 
 def _audit(scenes: _Scenes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,18 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from secmon_dagster.errors import InvalidInputError
-from secmon_dagster.settings import get_settings
+from secmon_dagster.audit import enqueue
+from secmon_dagster.database import transaction
+from secmon_dagster.errors import DatabaseUnavailableError, InvalidInputError
+from secmon_dagster.settings import Settings, get_settings
 from secmon_dagster.vecsec import (
     SecAgent,
     base_corpus,
     blind_test,
     conformal_threshold,
     evaluate,
+    learning,
+    patterns,
     read_rows,
     train,
 )
 from secmon_dagster.vecsec.blind_test import BlindTestResult
+from secmon_dagster.vecsec.events import record
+from secmon_dagster.vecsec.inference import Budget
+from secmon_dagster.vecsec.learning import give_feedback
 
 app = typer.Typer(
     help="The prompt-attack detector.",
@@ -41,7 +49,7 @@ BLOCK_EXIT = 4
 
 def model_path(given: Path | None) -> Path:
     """The file of the detector: ``--model``, or the one under the home folder."""
-    return given or get_settings().home / "vecsec" / "detector.npz"
+    return given or learning.model_file()
 
 
 def detector(given: Path | None) -> SecAgent:
@@ -49,7 +57,7 @@ def detector(given: Path | None) -> SecAgent:
     path = model_path(given)
     if given is None and not path.exists():
         typer.echo("no detector yet: training one on the base corpora", err=True)
-        train(base_corpus()).save(path)
+        return learning.in_use()
     return SecAgent.load(path)
 
 
@@ -126,6 +134,11 @@ def blind_test_command(
         str, typer.Option(help="Base families to hold out instead, comma-separated.")
     ] = "",
     test_type: Annotated[str, typer.Option(help="Only 'blind'.")] = "blind",
+    store: Annotated[bool, typer.Option(help="Keep the result in the database.")] = True,
+    learn_misses: Annotated[
+        bool,
+        typer.Option(help="Hand what was missed to learning; those families stop being blind."),
+    ] = False,
     model: ModelFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -135,6 +148,81 @@ def blind_test_command(
     held_out = [name.strip() for name in families.split(",") if name.strip()]
     result = blind_test(detector(model), tests=blind_tests, seed=seed, held_out=held_out)
     _print(result, as_json)
+    if store:
+        try:
+            with transaction() as connection:
+                record(connection, "blind_test", actor=user_of(get_settings()),
+                       details=result.to_dict())  # fmt: skip
+        except DatabaseUnavailableError as down:
+            typer.echo(f"the result was not stored: {down.message}", err=True)
+    if learn_misses:
+        give_feedback([replace(row, source="blind-test") for row in result.missed])
+        typer.echo(f"{len(result.missed)} misses handed to learning", err=True)
+
+
+@app.command()
+def feedback(
+    data: Data,
+    source: Annotated[str | None, typer.Option(help="Who labelled them; unset: you.")] = None,
+) -> None:
+    """Keep the labels of FILEs for the next round of learning."""
+    who = source or user_of(get_settings())
+    typer.echo(f"{give_feedback([replace(r, source=who) for r in read_rows(data)])} labels kept")
+
+
+@app.command()
+def learn(as_json: AsJson = False) -> None:
+    """Learn from feedback; prints a candidate to approve. Exit code 1 if it was rejected."""
+    found = learning.learn(user_of(get_settings()), enqueue=enqueue)
+    typer.echo(json.dumps(asdict(found)) if as_json else f"{found.version} {found.reason or 'ok'}")
+    if not found.accepted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def approve(version: Annotated[str, typer.Argument(help="The candidate.")]) -> None:
+    """Put a candidate into use; its author can't."""
+    learning.approve(version, user_of(get_settings()), enqueue=enqueue)
+    typer.echo(f"{version} is in use")
+
+
+@app.command()
+def rollback() -> None:
+    """Put the version that was in use before back."""
+    typer.echo(f"{learning.roll_back(user_of(get_settings()), enqueue=enqueue)} is in use again")
+
+
+@app.command("patterns")
+def patterns_command(
+    retire_source: Annotated[
+        str | None, typer.Option(help="Take back all patterns of this source.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The patterns learned."""
+    with transaction() as connection:
+        if retire_source is not None:
+            typer.echo(f"{patterns.retire_source(connection, retire_source)} patterns retired")
+            return
+        rows = patterns.active(connection)
+    for row in rows:
+        if as_json:
+            typer.echo(json.dumps(asdict(row)))
+        else:
+            typer.echo(f"{row.label} {row.family:24} {row.source:16} {row.text[:80]!r}")
+
+
+@app.command()
+def credits(amount: Annotated[float, typer.Argument(help="Credits to add.")]) -> None:
+    """Grant credits for the inference service; prints what there is."""
+    if not 0 < amount <= 1e12:
+        raise InvalidInputError.of("amount", amount, "above 0, up to 1e12")
+    typer.echo(f"{Budget().grant(amount):g}")
+
+
+def user_of(settings: Settings) -> str:
+    """Who acts: SECMON_USER, or the login name."""
+    return settings.user or getpass.getuser()
 
 
 def _print(result: BlindTestResult, as_json: bool) -> None:

@@ -80,6 +80,7 @@ def load_baseline(model_id: str, version: str) -> BaselineProfile:
             """SELECT role, definition, summary, ordered, baseline_hash FROM drift_baselines
                 WHERE model_id = %s AND model_version = %s ORDER BY role, position""",
             (model_id, version),
+            binary=True,  # bytea as text would be twice as long, and decoded digit by digit
         ).fetchall()
         if not rows:
             raise _absent(connection, model_id, version)

@@ -7,10 +7,16 @@ is made in two short processes and handed on as an environment variable.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 VARIABLE = "NPY_DISABLE_CPU_FEATURES"
 WITHOUT_AVX512 = "X86_V4 AVX512_ICL AVX512_SPR"
@@ -29,6 +35,39 @@ print(best)
 """
 
 
+def remembered_sort_environment(folder: Path) -> dict[str, str]:
+    """What :func:`remember_fastest_sort` found on this machine; empty if it was never asked."""
+    if VARIABLE in os.environ:
+        return {}
+    try:
+        return dict(json.loads(_memory(folder).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def remember_fastest_sort(folder: Path) -> None:
+    """Try once per processor and numpy, and keep the outcome in ``folder``.
+
+    A probe that fails or can't be kept costs speed, nothing else: numpy then chooses itself.
+    """
+    path = _memory(folder)
+    if VARIABLE in os.environ or path.exists():
+        return
+    try:
+        found = fastest_sort_environment()
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(found))
+        part.replace(path)
+    except (OSError, ValueError, subprocess.SubprocessError) as failure:
+        _log.warning("which of numpy's sorts is fast could not be found out: %s", failure)
+
+
+def _memory(folder: Path) -> Path:
+    machine = f"{_processor()}\n{version('numpy')}"
+    return folder / f"sort-{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"
+
+
 def fastest_sort_environment() -> dict[str, str]:
     """The variable to set before numpy is imported; empty where numpy's own choice is as good.
 
@@ -43,11 +82,20 @@ def fastest_sort_environment() -> dict[str, str]:
 
 
 def _has_avx512() -> bool:
+    return "avx512f" in _processor_line("flags").split()
+
+
+def _processor() -> str:
+    return _processor_line("model name") + _processor_line("stepping")
+
+
+def _processor_line(name: str) -> str:
+    """What Linux says of the first processor; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return False
-    return any("avx512f" in line for line in lines if line.startswith("flags"))
+        return ""
+    return next((line.partition(":")[2] for line in lines if line.startswith(name)), "")
 
 
 def _seconds(extra: dict[str, str]) -> float | None:

@@ -123,7 +123,10 @@ class FeatureProfile:
 
     def packed_values(self) -> bytes:
         """The sorted values, compressed; empty for categories."""
-        return b"" if self.numeric is None else zlib.compress(_little_endian(self.numeric.ordered))
+        if self.numeric is None:
+            return b""
+        # Doubles hardly shrink, so the cheapest level gets all there is to get.
+        return zlib.compress(_little_endian(self.numeric.ordered), 1)
 
     @classmethod
     def restore(cls, summary: Mapping[str, Any], packed: bytes) -> FeatureProfile:

@@ -117,7 +117,7 @@ class Gatekeeper:
             assert row is not None
             seen = {"sha256": taken.sha256, "size_bytes": taken.size, "name": name}
             self._audit(connection, "artifact.registered", uploaded_by, identity, seen)
-        return _artifact(row)
+        return artifact_of(row)
 
     def find(self, artifact_id: str) -> Artifact:
         """The artifact.
@@ -406,7 +406,7 @@ class Gatekeeper:
         )
         if row is None:
             raise NotFoundError(f"no artifact has id {artifact_id!r}", artifact_id=artifact_id)
-        return _artifact(row)
+        return artifact_of(row)
 
     def _audit(
         self,
@@ -455,5 +455,5 @@ def _changed(artifact: Artifact, sha256: str | None) -> MonitoringResult:
     )
 
 
-def _artifact(row: dict[str, Any]) -> Artifact:
+def artifact_of(row: dict[str, Any]) -> Artifact:
     return Artifact(**{**row, "path": Path(row["path"]) if row["path"] else None})

@@ -14,7 +14,8 @@ from typing import Any
 
 import psycopg
 
-from secmon_dagster.errors import GateMisconfiguredError
+from secmon_dagster import audit
+from secmon_dagster.errors import GateMisconfiguredError, NotFoundError
 from secmon_dagster.gate.artifact import Artifact
 from secmon_dagster.gate.scripts import ScriptMissingError, find_script
 from secmon_dagster.settings import get_settings
@@ -115,6 +116,28 @@ def load_policy(connection: psycopg.Connection[Any]) -> Policy:
         config={"allow": sorted(map(str, allow)), "unknown_classes": unknown},
         retention_days=int(number("history_retention_days", 90, 1, 36_500)),
     )
+
+
+def set_config(connection: psycopg.Connection[Any], key: str, value: str, actor: str) -> None:
+    """Change one value, with an audit entry, if the policy can still be read with it.
+
+    Raises:
+        NotFoundError: there is no such key.
+        GateMisconfiguredError: the value is not allowed; nothing is changed.
+    """
+    changed = connection.execute(
+        "UPDATE monitoring_config SET value = %s, updated_at = now() WHERE key = %s", (value, key)
+    )
+    if changed.rowcount == 0:
+        known = connection.execute("SELECT key FROM monitoring_config ORDER BY key").fetchall()
+        raise NotFoundError(
+            f"monitoring_config has no key {key!r}; there are {', '.join(k for (k,) in known)}"
+        )
+    load_policy(connection)
+    audit.enqueue(
+        connection, action="gate.policy_changed", actor=actor, resource_type="gate_policy",
+        resource_id=key, data={"value": value},
+    )  # fmt: skip
 
 
 def _wrong(key: str, value: str, allowed: str) -> GateMisconfiguredError:

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from secmon_dagster.gate.scanner import __file__ as scanner_file
@@ -86,25 +86,38 @@ def find_script(name: str, folder: Path) -> Script:
 
 
 def _script_digest(path: Path, folder: Path) -> str:
-    """SHA-256 over the script and, for the bundled ones, all they import."""
+    """SHA-256 over the script, what the bundled ones share, and the scanner they may import.
+
+    Files of the folder are looked at each time, the scanner once a process: it is this program's
+    own code, and the warm process holds it imported.
+    """
     files = [path]
-    if path.suffix == ".py":
-        files += sorted(folder.glob("check_*.py"))
-        files += sorted(SCANNER_FOLDER.glob("*.py")) + sorted(SCANNER_FOLDER.glob("*/*.toml"))
+    shared = folder / "check_arguments.py"
+    if path.suffix == ".py" and shared.is_file():
+        files.append(shared)
     signature = tuple(
         (str(file), status.st_mtime_ns, status.st_size, status.st_ino)
         for file in files
         for status in (file.stat(),)
     )
-    return _digest_files(signature)
+    return _digest_files(signature, path.suffix == ".py")
 
 
 @lru_cache(maxsize=256)
-def _digest_files(signature: tuple[tuple[str, int, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for path, _, _, _ in signature:
-        content = hashlib.sha256(Path(path).read_bytes()).digest()
-        digest.update(Path(path).name.encode() + b"\0" + content)
+def _digest_files(signature: tuple[tuple[str, int, int, int], ...], with_scanner: bool) -> str:
+    return _digest([Path(path) for path, _, _, _ in signature], scanner_digest() * with_scanner)
+
+
+@cache
+def scanner_digest() -> str:
+    """SHA-256 over the scanner's code and allow-lists."""
+    return _digest(sorted([*SCANNER_FOLDER.glob("*.py"), *SCANNER_FOLDER.glob("*/*.toml")]), "")
+
+
+def _digest(files: list[Path], more: str) -> str:
+    digest = hashlib.sha256(more.encode())
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 

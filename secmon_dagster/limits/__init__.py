@@ -14,6 +14,8 @@ from secmon_dagster.limits.declaration import (
     limits,
 )
 from secmon_dagster.limits.layers import LAYERS, layer_limits, tightened
+from secmon_dagster.limits.manager import SecurityManager
+from secmon_dagster.limits.suggest import Suggestion, suggest
 from secmon_dagster.limits.violation import ResourceUsage, Severity, Violation, ViolationType
 
 __all__ = [
@@ -25,12 +27,15 @@ __all__ = [
     "Capabilities",
     "ResourceLimits",
     "ResourceUsage",
+    "SecurityManager",
     "Severity",
+    "Suggestion",
     "Violation",
     "ViolationType",
     "layer_limits",
     "limits",
     "probe",
     "run_boxed",
+    "suggest",
     "tightened",
 ]

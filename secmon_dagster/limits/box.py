@@ -24,13 +24,12 @@ from secmon_dagster.limits import entry
 from secmon_dagster.limits.backends import Backend, Box
 from secmon_dagster.limits.capabilities import BackendName, open_backend
 from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
-from secmon_dagster.limits.evidence import KillReason, cause, not_enforced
+from secmon_dagster.limits.evidence import KillReason, cause, is_enforced, not_enforced
 from secmon_dagster.limits.link import Link
 from secmon_dagster.limits.network import Attempt
-from secmon_dagster.limits.network_filter import has_filters
 from secmon_dagster.limits.quantity import finite, refuse
 from secmon_dagster.limits.violation import ResourceUsage, Violation
-from secmon_dagster.limits.watched import CpuWindows
+from secmon_dagster.limits.watched import CpuWindows, entry_plan
 from secmon_dagster.limits.zygote import Exit
 
 _CHUNK = 65_536
@@ -165,12 +164,7 @@ class _Run:
                     source = stack.enter_context(tempfile.TemporaryFile())
                     source.write(stdin)
                     source.seek(0)
-                plan = {
-                    **box.plan(),
-                    "network": self._limits.allow_network is not False,
-                    "notify": has_filters(),
-                    "link": theirs.fileno(),
-                }
+                plan = {**entry_plan(box, self._limits), "link": theirs.fileno()}
                 descriptors = [theirs.fileno(), *pass_fds]
                 argv: list[str] = []
                 if callable(program):
@@ -302,12 +296,7 @@ class _Run:
             self._end(KillReason.PROCESSES, reading.processes, box)
 
     def _passed(self, reason: KillReason, observed: float, pid: int, box: Box) -> None:
-        enforced = {
-            KillReason.TIME: self._limits.enforce_time_limit,
-            KillReason.CPU: self._limits.enforce_cpu_limit,
-            KillReason.NETWORK: self._limits.enforce_network_limit,
-        }[reason]
-        if not enforced:
+        if not is_enforced(self._limits, reason):
             self._warnings.setdefault(
                 reason,
                 not_enforced(

@@ -136,6 +136,18 @@ def cause(
     return None
 
 
+def is_enforced(limits: ResourceLimits, reason: KillReason) -> bool:
+    """Whether passing this limit ends the process; ``limits`` are complete."""
+    return bool(
+        {
+            KillReason.TIME: limits.enforce_time_limit,
+            KillReason.CPU: limits.enforce_cpu_limit,
+            KillReason.MEMORY: limits.enforce_memory_limit,
+            KillReason.NETWORK: limits.enforce_network_limit,
+        }.get(reason, True)
+    )
+
+
 def not_enforced(
     limits: ResourceLimits,
     reason: KillReason,

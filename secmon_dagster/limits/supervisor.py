@@ -16,10 +16,9 @@ from typing import Any
 from secmon_dagster.limits import entry
 from secmon_dagster.limits.backends import Backend
 from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
-from secmon_dagster.limits.evidence import MB, KillReason, not_enforced
+from secmon_dagster.limits.evidence import MB, KillReason, is_enforced, not_enforced
 from secmon_dagster.limits.link import Link
 from secmon_dagster.limits.network import Attempt
-from secmon_dagster.limits.network_filter import has_filters
 from secmon_dagster.limits.watched import (
     STRAIGHT_TO_KILL,
     CpuWindows,
@@ -29,7 +28,9 @@ from secmon_dagster.limits.watched import (
     Started,
     Warned,
     Watched,
+    entry_plan,
     escalation,
+    folder_name,
     outcome,
 )
 from secmon_dagster.limits.zygote import Exit, Zygote, ZygoteLost
@@ -105,17 +106,13 @@ class Supervisor:
         """
         complete = limits.merge(DEFAULT_LIMITS)
         self._serial += 1
-        box = self._backend.create(f"box-{self._serial}", complete)
+        box = self._backend.create(f"{self._serial}-{folder_name(key)}", complete)
         ours, theirs = socket.socketpair()
         try:
             with tempfile.TemporaryFile() as document:
                 document.write(spec)
                 document.flush()
-                plan = {
-                    **box.plan(),
-                    "network": complete.allow_network is not False,
-                    "notify": has_filters(),
-                }
+                plan = entry_plan(box, complete)
                 pid, pidfd = self._fork(plan, theirs.fileno(), document.fileno())
         except BaseException:
             ours.close()
@@ -177,14 +174,6 @@ class Supervisor:
         self._calls.append(function)
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"!")
-
-    @property
-    def running(self) -> int:
-        return len(self._watched)
-
-    def readings(self) -> dict[str, Watched]:
-        """Those running, with their last reading."""
-        return dict(self._watched)
 
     def end_all(self) -> None:
         """End everything that runs and let the zygote go."""
@@ -296,13 +285,7 @@ class Supervisor:
     ) -> None:
         """A limit was passed: end the process, or say so once where the limit is only watched."""
         limits = watched.limits
-        enforced = {
-            KillReason.TIME: limits.enforce_time_limit,
-            KillReason.CPU: limits.enforce_cpu_limit,
-            KillReason.MEMORY: limits.enforce_memory_limit,
-            KillReason.NETWORK: limits.enforce_network_limit,
-        }[reason]
-        if enforced:
+        if is_enforced(limits, reason):
             self._decide(watched, reason, now, observed)
         elif reason not in watched.warned:
             watched.warned.add(reason)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass, field
+from typing import Any
 
 from secmon_dagster.errors import LimitsError
 from secmon_dagster.limits.backends import Box, Reading
 from secmon_dagster.limits.declaration import ResourceLimits
 from secmon_dagster.limits.evidence import Evidence, KillReason, cause
 from secmon_dagster.limits.link import Link
+from secmon_dagster.limits.network_filter import has_filters
 from secmon_dagster.limits.violation import ResourceUsage, Violation
 from secmon_dagster.limits.zygote import Exit
 
@@ -128,6 +131,17 @@ class Watched:
     warned: set[KillReason] = field(default_factory=set)
     adopted: bool = False
     """The zygote is gone and the exit is ours to wait for."""
+
+
+def entry_plan(box: Box, limits: ResourceLimits) -> dict[str, Any]:
+    """What a process does to itself to enter ``box`` under ``limits`` (complete)."""
+    network = limits.allow_network is not False
+    return {**box.plan(), "network": network, "notify": has_filters()}
+
+
+def folder_name(key: str) -> str:
+    """A key as it may be part of a group's folder."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", key)[:100]
 
 
 STRAIGHT_TO_KILL = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import uuid
@@ -26,6 +27,8 @@ from secmon_dagster.orchestration.platform import MODULE
 from secmon_dagster.settings import get_settings
 
 _DEMO_TAG = "secmon/demo"
+# "package.module.SomeError: what happened" without what a person at the terminal can't use
+_CLASS_NAME = re.compile(r"^\w+(\.\w+)+: (?=\S)")
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,14 @@ class FinishedRun:
         return self.run.status is dg.DagsterRunStatus.SUCCESS
 
     def failure_text(self, step: str) -> str:
-        """Why a step failed, innermost cause included; empty if it didn't."""
+        """Why a step failed, as its innermost cause says it; empty if it didn't."""
         if step not in self.failures:
             return ""
         error = self.failures[step].step_failure_data.error
-        texts = []
-        while error is not None:
-            texts.append(error.message.strip())
+        assert error is not None
+        while error.cause is not None:
             error = error.cause
-        return " ".join(texts)
+        return _CLASS_NAME.sub("", error.message.strip())
 
     def failure_metadata(self, step: str) -> dict[str, Any]:
         """The failure's metadata by name, plain values."""
@@ -75,7 +77,7 @@ def execute(
     mark = uuid.uuid4().hex
     folder = get_settings().home / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    configuration = folder / f"{job}.json"
+    configuration = folder / f"{job}-{mark[:8]}.json"
     configuration.write_text(json.dumps(config or {}))  # JSON is YAML
     labels = json.dumps({_DEMO_TAG: mark, USER_TAG: user})
     done = _dagster(

@@ -7,7 +7,7 @@ CRITICAL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +31,7 @@ from secmon_dagster.errors import DriftError, NotFoundError
 from secmon_dagster.settings import get_settings
 
 CHECK_NAME = "drift"
+CRITICAL_CHECK = "drift_critical"
 # Metadata key under which a monitor's asset carries its configuration, as JSON text.
 DECLARATION = "secmon/drift_monitor"
 
@@ -44,9 +45,10 @@ def asset_key(model_id: str) -> dg.AssetKey:
 
 def retrain_on_critical_drift(model_id: str) -> dg.AutomationCondition[Any]:
     """For a model's first asset: request it when the model's drift check turns red."""
-    failed = dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed())
+    red = dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed())
+    only = dg.AssetSelection.checks(dg.AssetCheckKey(asset_key(model_id), CRITICAL_CHECK))
     return (
-        dg.AutomationCondition.asset_matches(asset_key(model_id), failed).newly_true()
+        dg.AutomationCondition.asset_matches(asset_key(model_id), red.allow(only)).newly_true()
         & ~dg.AutomationCondition.in_progress()
     )
 
@@ -159,27 +161,38 @@ def metadata_of(result: DriftCheckResult) -> dict[str, Any]:
     return shown
 
 
+def judged(result: DriftCheckResult, name: str) -> dg.AssetCheckResult:
+    """What a check says of the model's asset: ``drift`` or ``drift_critical``."""
+    critical = result.alert_level == "CRITICAL"
+    failed = result.status is ExecutionStatus.FAILED
+    return dg.AssetCheckResult(
+        check_name=name,
+        asset_key=asset_key(result.model_id),
+        # What could not be checked is not called CRITICAL: that would retrain on a missing file.
+        passed=not critical if name == CRITICAL_CHECK else result.alert_level == "NORMAL",
+        severity=dg.AssetCheckSeverity.ERROR if critical or failed else dg.AssetCheckSeverity.WARN,
+        description=result.error_message or result.reason or f"level {result.alert_level}",
+        metadata={"level": result.alert_level or "INSUFFICIENT_DATA", "check_id": result.check_id},
+    )
+
+
 def events_of(
     result: DriftCheckResult,
-) -> tuple[dg.AssetMaterialization, dg.AssetCheckEvaluation]:
-    """The materialisation and the check evaluation that show a check on the model's asset."""
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """The materialisation and the check evaluations that show a check on the model's asset."""
     key = asset_key(result.model_id)
     metadata = metadata_of(result)
-    passed = result.status is ExecutionStatus.COMPLETED and result.alert_level == "NORMAL"
-    critical = result.status is ExecutionStatus.FAILED or result.alert_level == "CRITICAL"
-    evaluation = dg.AssetCheckEvaluation(
-        asset_key=key,
-        check_name=CHECK_NAME,
-        passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR if critical else dg.AssetCheckSeverity.WARN,
-        description=result.error_message or result.reason or f"level {result.alert_level}",
-        metadata=_evaluation_metadata(metadata),
-    )
-    return (
-        dg.AssetMaterialization(key, description=evaluation.description, metadata=metadata),
-        evaluation,
-    )
-
-
-def _evaluation_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metadata.items() if not key.startswith("psi/")}
+    shown = judged(result, CHECK_NAME)
+    yield dg.AssetMaterialization(key, description=shown.description, metadata=metadata)
+    pages: dict[str, Any] = {
+        name: metadata[name] for name in ("report", "summary") if name in metadata
+    }
+    for each in (shown, judged(result, CRITICAL_CHECK)):
+        yield dg.AssetCheckEvaluation(
+            asset_key=key,
+            check_name=str(each.check_name),
+            passed=each.passed,
+            severity=each.severity,
+            description=each.description,
+            metadata={**each.metadata, **pages},
+        )

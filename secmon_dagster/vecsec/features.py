@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +76,15 @@ def character_hashes(text: str) -> npt.NDArray[np.uint64]:
     return np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
 
 
+@lru_cache(maxsize=65_536)
+def _word_hash(word: str) -> int:
+    """Not Python's own hash, which differs from process to process."""
+    return zlib.crc32(word.encode())
+
+
 def word_hashes(text: str) -> npt.NDArray[np.uint64]:
     """Hashes of all words, neighbouring pairs, and pairs one word apart."""
-    words = np.fromiter(
-        (zlib.crc32(word.encode()) for word in _WORD.findall(text)), dtype=np.uint64
-    )
+    words = np.array(list(map(_word_hash, _WORD.findall(text))), dtype=np.uint64)
     return np.concatenate(
         [
             words + np.uint64(1 << 40),

@@ -24,7 +24,7 @@ class Vocabulary:
 
     def __init__(self, counts: dict[str, int]) -> None:
         self.counts = counts
-        self._known = frozenset(counts)
+        self._known = frozenset(word for word in counts if len(word) > 1)
         total = sum(counts.values()) or 1
         self._cost = {word: math.log(total / count) for word, count in counts.items()}
         self._unknown = math.log(total) + 1.0
@@ -40,8 +40,8 @@ class Vocabulary:
     def readable(self, text: str) -> float:
         """Share of the words of ``text`` that are known, weighted by length, in [0, 1]."""
         words = _WORD.findall(text)
-        total = sum(map(len, words))
-        known = sum(len(word) for word in words if len(word) > 1 and word in self._known)
+        total = len("".join(words))
+        known = len("".join(filter(self._known.__contains__, words)))
         return known / total if total else 0.0
 
     def segment(self, letters: str) -> str:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from secmon_dagster.cli.vecsec import app
 from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.vecsec import DetectorModel, base_corpus, train
+from tests.conftest import Database
 
 run = CliRunner()
 
@@ -60,10 +61,18 @@ def test_analyze_reads_standard_input(trained: Path) -> None:
     assert done.stdout.startswith("allow")
 
 
-def test_blind_test_takes_the_documented_options(trained: Path) -> None:
+def test_blind_test_takes_the_documented_options_stores_and_learns(
+    trained: Path, database: Database
+) -> None:
     words = ["blind-test", "--test-type", "blind", "--blind-tests", "100", "--seed", "2"]
-    done = run.invoke(app, [*words, "--model", str(trained), "--json"])
-    assert json.loads(done.stdout)["prompts"] == 100
+    done = run.invoke(app, [*words, "--learn-misses", "--model", str(trained), "--json"])
+    printed = json.loads(done.stdout)
+    assert printed["prompts"] == 100
+    with database.admin() as connection:
+        stored = connection.execute("SELECT details FROM secmon.vecsec_events").fetchall()
+        missed = connection.execute("SELECT count(*) FROM secmon.vecsec_feedback").fetchone()
+    assert [row[0] for row in stored] == [printed]
+    assert missed == (printed["missed"],)
 
 
 def test_another_test_type_is_refused(trained: Path) -> None:

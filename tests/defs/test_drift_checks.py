@@ -25,7 +25,8 @@ from tests.drift_data import frame
 
 
 @pytest.fixture
-def instance(database: Any) -> Iterator[dg.DagsterInstance]:
+def instance(database: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "")  # told already: no probe of the machine
     with dg.DagsterInstance.ephemeral() as found:
         yield found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -19,6 +20,8 @@ from secmon_dagster.errors import (
     ApprovalRequiredError,
     ArtifactBlockedError,
     CheckTimeoutError,
+    DatabaseUnavailableError,
+    EntryRefusedError,
     GateMisconfiguredError,
     InvalidInputError,
     NotFoundError,
@@ -226,3 +229,93 @@ def test_a_sparse_file_beyond_the_bound_is_refused_unread(keeper, tmp_path):
 def test_odd_names_are_judged_as_names(keeper, model, name):
     verdict = keeper.check(keeper.register(model, name, "model", "ann").id)
     assert verdict.outcome in (Outcome.ALLOW, Outcome.WARN, Outcome.BLOCK)
+
+
+def test_a_verdict_forged_in_the_history_releases_nothing(keeper, tmp_path, database):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(Innocent()))
+    artifact = keeper.register(path, "m", "model", "ann")
+    verdict = keeper.check(artifact.id)
+    columns = (
+        "artifact_id, script_name, recommendation, findings, stdout, stderr, execution_duration_ms,"
+        " sha256, script_digest, policy_digest, isolation"
+    )
+    rows(database, f"INSERT INTO monitoring_history (check_id, exit_code, action_taken, entry_id, "
+         f"{columns}) SELECT 'forged', 0, 'allowed', entry_id, {columns} "
+         f"FROM monitoring_history RETURNING id")  # fmt: skip
+    assert not verdict.allowed
+    with pytest.raises(ArtifactBlockedError, match="not in the audit"):
+        keeper.open_released(artifact.id)
+
+
+def test_one_check_is_one_row_and_one_entry_with_the_same_content(keeper, model, database):
+    artifact = keeper.register(model, "m", "model", "ann")
+    verdict = keeper.check(artifact.id, user_id="bob")
+    told = rows(database, "SELECT action, actor, resource_id, data FROM audit_outbox "
+                "WHERE action LIKE 'gate.%'")  # fmt: skip
+    assert [entry[:3] for entry in told] == [("gate.allowed", "bob", artifact.id)]
+    assert json.loads(told[0][3])["check_id"] == verdict.check_id
+
+
+@pytest.mark.parametrize("stage", ["find", "save"])
+def test_a_database_that_goes_away_releases_nothing_and_writes_nothing(
+    keeper, model, database, monkeypatch, stage
+):
+    artifact = keeper.register(model, "m", "model", "ann")
+
+    def gone(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError("gone")
+
+    if stage == "find":
+        monkeypatch.setattr(keeper, "_find", gone)
+    else:
+        monkeypatch.setattr("secmon_dagster.gate.history.save_monitoring_result", gone)
+    with pytest.raises(DatabaseUnavailableError):
+        keeper.download(artifact.id)
+    assert rows(database) == []
+    assert rows(database, "SELECT 1 FROM audit_outbox WHERE action LIKE 'gate.%'") == []
+
+
+def test_an_entry_that_cant_be_written_takes_its_row_with_it(model, database):
+    def refuse(*_: object, **__: object) -> str:
+        raise EntryRefusedError("no")
+
+    artifact = Gatekeeper().register(model, "m", "model", "ann")
+    with pytest.raises(EntryRefusedError):
+        Gatekeeper(enqueue=refuse).check(artifact.id)
+    assert rows(database) == []
+
+
+def test_a_weaker_sandbox_than_demanded_releases_nothing(keeper, model, monkeypatch):
+    artifact = keeper.register(model, "m", "model", "ann")
+    keeper.check(artifact.id)
+    monkeypatch.setenv("SECMON_GATE_MIN_ISOLATION", "bubblewrap")
+    get_settings.cache_clear()
+    with pytest.raises(ArtifactBlockedError, match="demands bubblewrap"):
+        keeper.open_released(artifact.id)
+
+
+def test_a_changed_script_needs_a_new_check(keeper, model, monkeypatch, tmp_path):
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    script = scripts / "own.py"
+    script.write_text('print(\'{"findings": [], "recommendation": "allow"}\')')
+    monkeypatch.setenv("SECURITY_SCRIPTS_DIR", str(scripts))
+    get_settings.cache_clear()
+    artifact = keeper.register(model, "m", "model", "ann", monitoring_script="own.py")
+    keeper.check(artifact.id)
+    keeper.open_released(artifact.id).close()
+    script.write_text("import sys; sys.exit(2)")
+    with pytest.raises(ArtifactBlockedError, match="no verdict"):
+        keeper.open_released(artifact.id)
+    assert keeper.check(artifact.id).outcome is Outcome.BLOCK
+
+
+def test_the_worst_of_several_scripts_decides(keeper, model):
+    artifact = keeper.register(
+        model, "x" * 300, "model", "ann", monitoring_script="size_limit_check.py,default_check.py"
+    )
+    verdict = keeper.check(artifact.id)
+    assert verdict.outcome is Outcome.WARN
+    assert verdict.result.script_name == "size_limit_check.py+default_check.py"
+    assert [found["script"] for found in verdict.findings] == ["default_check.py"]

@@ -6,6 +6,8 @@ import time
 from typing import Any
 
 import httpx
+import pytest
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions as seen
 from selenium.webdriver.support.ui import WebDriverWait
@@ -23,14 +25,49 @@ def ask(platform, query: str) -> dict[str, Any]:
     return answer["data"]
 
 
-def wait_for(browser, *selector, seconds: float = 60):
-    return WebDriverWait(browser, seconds).until(seen.presence_of_element_located(selector))
+def wait_for_text(browser, *texts: str, seconds: float = 60) -> None:
+    """Until an element shows one of the texts; a picture of the page is kept where none does."""
+    path = " or ".join(f"contains(text(), '{text}')" for text in texts)
+    try:
+        WebDriverWait(browser, seconds).until(
+            seen.presence_of_element_located((By.XPATH, f"//*[{path}]"))
+        )
+    except TimeoutException:
+        screenshot(browser, "not-found")
+        raise AssertionError(f"{browser.current_url} shows none of {texts}") from None
 
 
 def click(browser, text: str, seconds: float = 60) -> None:
     """The first enabled button with this text."""
     path = f"//button[not(@disabled)][contains(normalize-space(.), '{text}')]"
     WebDriverWait(browser, seconds).until(seen.element_to_be_clickable((By.XPATH, path))).click()
+
+
+@pytest.fixture(scope="module")
+def ui(platform, browser):
+    """The UI's address, with its one-time invitation dismissed."""
+    browser.get(platform.ui)
+    click(browser, "Skip", seconds=90)
+    return platform.ui
+
+
+@pytest.fixture(scope="module")
+def run_id(platform, browser, ui) -> str:
+    """A run of the main job, launched with the button of its page."""
+    browser.get(f"{ui}/locations/{LOCATION}/jobs/{JOB}")
+    wait_for_text(browser, "breast_cancer")
+    click(browser, "Materialize all")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        data = ask(
+            platform,
+            f'{{ runsOrError(filter: {{pipelineName: "{JOB}"}}, limit: 1) '
+            "{ ... on Runs { results { runId } } } }",
+        )
+        if data["runsOrError"]["results"]:
+            return str(data["runsOrError"]["results"][0]["runId"])
+        time.sleep(0.5)
+    raise AssertionError("the UI launched no run")
 
 
 def test_the_code_location_loads_without_error(platform):
@@ -43,7 +80,7 @@ def test_the_code_location_loads_without_error(platform):
     assert location["locationOrLoadError"] == {"__typename": "RepositoryLocation"}
 
 
-def test_every_schedule_and_sensor_is_listed(platform):
+def test_jobs_schedules_and_sensors_are_listed(platform):
     data = ask(
         platform,
         """{ repositoriesOrError { ... on RepositoryConnection { nodes {
@@ -51,49 +88,51 @@ def test_every_schedule_and_sensor_is_listed(platform):
     )
     (repository,) = data["repositoriesOrError"]["nodes"]
     assert JOB in {job["name"] for job in repository["jobs"]}
+    assert repository["schedules"]
     assert "drift_alert_sensor" in {sensor["name"] for sensor in repository["sensors"]}
 
 
-def test_the_job_launches_from_the_ui_and_its_run_ends_green(platform, browser):
-    browser.get(f"{platform.ui}/locations/{LOCATION}/jobs/{JOB}")
-    wait_for(browser, By.XPATH, "//*[contains(text(), 'drift_baseline')]")
-    screenshot(browser, "job")
-    click(browser, "Materialize all")
-    run_id = _newest_run(platform)
-    browser.get(f"{platform.ui}/runs/{run_id}")
-    wait_for(browser, By.XPATH, "//*[text()='Success' or text()='Failure']", seconds=RUN_SECONDS)
+def test_the_job_launched_from_the_ui_ends_green(platform, browser, ui, run_id):
+    browser.get(f"{ui}/runs/{run_id}")
+    wait_for_text(browser, "Success", "Failure", seconds=RUN_SECONDS)
     screenshot(browser, "run")
     status = ask(platform, f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ status }} }} }}')
     assert status == {"runOrError": {"status": "SUCCESS"}}
 
 
-def test_the_asset_graph_shows_the_whole_way_of_a_model(platform, browser):
-    browser.get(f"{platform.ui}/asset-groups/{LOCATION}@__repository__/breast_cancer")
-    browser.get(f"{platform.ui}/locations/{LOCATION}/asset-groups/breast_cancer")
+def test_the_asset_graph_shows_the_whole_way_of_a_model(browser, ui, run_id):
+    browser.get(f"{ui}/locations/{LOCATION}/asset-groups/breast_cancer")
     for name in ("raw", "train_test_split", "evaluation", "release", "drift_baseline"):
-        wait_for(browser, By.XPATH, f"//*[contains(text(), '{name}')]")
+        wait_for_text(browser, name)
     screenshot(browser, "asset-graph")
 
 
-def test_the_evaluation_page_shows_table_pictures_and_metric_history(platform, browser):
-    browser.get(f"{platform.ui}/assets/breast_cancer/evaluation?view=overview")
-    wait_for(browser, By.XPATH, "//*[contains(text(), 'roc_auc')]")
+def test_the_evaluation_page_shows_metrics_and_plots_their_history(browser, ui, run_id):
+    browser.get(f"{ui}/assets/breast_cancer/evaluation?view=overview")
+    wait_for_text(browser, "roc_auc")
     screenshot(browser, "evaluation")
-    browser.get(f"{platform.ui}/assets/breast_cancer/evaluation?view=plots")
-    wait_for(browser, By.XPATH, "//*[contains(text(), 'accuracy')]")
-    wait_for(browser, By.TAG_NAME, "canvas")
+    click(browser, "Plots")
+    WebDriverWait(browser, 30).until(seen.presence_of_element_located((By.TAG_NAME, "canvas")))
     screenshot(browser, "metric-history")
 
 
-def _newest_run(platform) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        data = ask(
-            platform,
-            f'{{ runsOrError(filter: {{pipelineName: "{JOB}"}}, limit: 1) '
-            "{ ... on Runs { results { runId } } } }",
-        )
-        if data["runsOrError"]["results"]:
-            return str(data["runsOrError"]["results"][0]["runId"])
-        time.sleep(0.5)
-    raise AssertionError("the UI launched no run")
+def test_the_drift_page_plots_each_features_psi(platform, browser, ui, run_id):
+    """The model's drift job, launched for its partition as the UI's launchpad does."""
+    launched = ask(
+        platform,
+        """mutation { launchRun(executionParams: {
+             selector: {repositoryLocationName: "secmon_dagster", repositoryName: "__repository__",
+                        jobName: "drift_check_job"},
+             executionMetadata: {tags: [{key: "dagster/partition", value: "breast_cancer"}]},
+             runConfigData: "{}" }) {
+             __typename
+             ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+    )
+    check_run = launched["launchRun"]["run"]["runId"]
+    browser.get(f"{ui}/runs/{check_run}")
+    wait_for_text(browser, "Success", "Failure", seconds=RUN_SECONDS)
+    browser.get(f"{ui}/assets/drift/breast_cancer?view=overview")
+    wait_for_text(browser, "psi")
+    click(browser, "Plots")
+    WebDriverWait(browser, 30).until(seen.presence_of_element_located((By.TAG_NAME, "canvas")))
+    screenshot(browser, "drift")

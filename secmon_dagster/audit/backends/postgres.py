@@ -36,9 +36,12 @@ ATTEMPTS = 3
 RETRY_SECONDS = 0.2
 LOCK_TIMEOUT_MS = 10_000
 
-_APPEND = sql.SQL(
-    'SELECT entry_id, seq, "timestamp", entry_hash FROM secmon.audit_append_batch({})'
-).format(sql.SQL(", ").join([sql.SQL("%b::text[]")] * len(DRAFT_FIELDS)))
+# Rendered once: composing the statement anew would cost as much as an append.
+_APPEND = (
+    sql.SQL('SELECT entry_id, seq, "timestamp", entry_hash FROM secmon.audit_append_batch({})')
+    .format(sql.SQL(", ").join([sql.SQL("%b::text[]")] * len(DRAFT_FIELDS)))
+    .as_bytes()
+)
 _COLUMNS = sql.SQL(", ").join(
     sql.SQL("encode({}, 'hex')").format(sql.Identifier(name))
     if name in ("previous_hash", "entry_hash")

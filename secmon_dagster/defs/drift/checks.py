@@ -12,6 +12,7 @@ import dagster as dg
 from secmon_dagster.audit import enqueue
 from secmon_dagster.database import transaction
 from secmon_dagster.drift import ExecutionStatus
+from secmon_dagster.drift.fast_sort import remember_fastest_sort
 from secmon_dagster.drift.registry import (
     ModelDriftConfig,
     claim_due,
@@ -24,6 +25,7 @@ from secmon_dagster.drift.store import abandon_check
 from secmon_dagster.errors import NotFoundError
 from secmon_dagster.limits import limits
 from secmon_dagster.orchestration.drift_runs import DECLARATION, check_model, events_of
+from secmon_dagster.settings import get_settings
 
 # A model is a partition, so its history has a page of its own.
 drift_models = dg.DynamicPartitionsDefinition(name="drift_models")
@@ -48,6 +50,7 @@ def check_drift(
         run_id=context.run_id,
     )
     yield from events_of(result)
+    remember_fastest_sort(get_settings().home / "cache")  # for the zygotes of later runs
     if result.status is ExecutionStatus.FAILED:
         raise dg.Failure(result.error_message, allow_retries=False)
 

@@ -59,6 +59,8 @@ def _load(path: str) -> ModuleType:
         raise ImportError(f"no module can be made of {path}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if hasattr(module, "warm"):
+        module.warm()
     return module
 
 

@@ -17,7 +17,7 @@ import _compat_pickle
 import sys
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -107,18 +107,11 @@ def python3_name(module: str, name: str) -> tuple[str, str]:
 
 
 @cache
-def _tables() -> list[dict[str, dict[str, list[str]]]]:
-    return [tomllib.loads(path.read_text("utf-8")) for path in sorted(TABLES.glob("*.toml"))]
-
-
-def load_policy(allow: Iterable[str] = (), *, strict: bool = False) -> ImportPolicy:
-    """The shipped tables plus an operator's additions.
-
-    Raises:
-        ValueError: an addition is not ``module.Name``.
-    """
-    policy = ImportPolicy(strict=strict)
-    for table in _tables():
+def _base() -> ImportPolicy:
+    """The shipped tables, read once."""
+    policy = ImportPolicy()
+    for path in sorted(TABLES.glob("*.toml")):
+        table: dict[str, dict[str, list[str]]] = tomllib.loads(path.read_text("utf-8"))
         for module, names in table.get("names", {}).items():
             policy.names.update((module, name) for name in names)
         classes = table.get("classes", {})
@@ -127,6 +120,17 @@ def load_policy(allow: Iterable[str] = (), *, strict: bool = False) -> ImportPol
         for module, names in table.get("allocates", {}).items():
             policy.allocates.update((module, name) for name in names)
         policy.public.update(table.get("public", {}).get("packages", []))
+    return policy
+
+
+def load_policy(allow: Iterable[str] = (), *, strict: bool = False) -> ImportPolicy:
+    """The shipped tables plus an operator's additions.
+
+    Raises:
+        ValueError: an addition is not ``module.Name``.
+    """
+    base = _base()
+    policy = replace(base, names=set(base.names), strict=strict, _known={})
     for added in allow:
         module, dot, name = added.rpartition(".")
         if not dot or not name.isidentifier():

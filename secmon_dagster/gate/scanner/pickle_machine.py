@@ -13,27 +13,15 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from .budget import Budget, UnreadableError
-from .cursor import Cursor
-from .pickle_values import NATIVE, OPAQUE, Global, Instance, Judge, Mapping
-from .source import Source
+from .budget import UnreadableError
+from .pickle_stack import Stack
+from .pickle_values import NATIVE, OPAQUE, Global, Instance, Mapping
 
 KEPT_TEXT = 4096
-MEMO_SLACK = 1 << 16
 
 
-class Machine(Cursor):
+class Machine(Stack):
     """One run over one stream: :meth:`run` returns the offset after STOP."""
-
-    def __init__(self, source: Source, judge: Judge, budget: Budget) -> None:
-        super().__init__(source)
-        self._judge = judge
-        self._budget = budget
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
-        self._protocol = 0
-        self._frame_end: int | None = None
 
     def run(self, start: int) -> int:
         """Walk the stream that begins at ``start``.
@@ -46,6 +34,12 @@ class Machine(Cursor):
             OverBudgetError: too many opcodes or too much time.
         """
         self._base, self._window, self._at = start, b"", 0
+        try:
+            return self._walk()
+        except (UnicodeError, struct.error) as broken:
+            raise UnreadableError(f"{broken}, before {self.offset}") from None
+
+    def _walk(self) -> int:
         stack, memo = self._stack, self._memo
         handlers = _HANDLERS
         count = 0
@@ -92,44 +86,6 @@ class Machine(Cursor):
                     if here > end:
                         self._straddle()
                     self._frame_end = None
-
-    # --- stack and memo ---------------------------------------------------------------------------
-
-    def _fence(self, needed: int = 1) -> None:
-        floor = self._marks[-1] if self._marks else 0
-        if len(self._stack) - needed < floor:
-            raise UnreadableError(f"the pickle takes from an empty stack at {self.offset}")
-
-    def _pop(self) -> Any:
-        self._fence()
-        return self._stack.pop()
-
-    def _pop_mark(self) -> list[Any]:
-        if not self._marks:
-            raise UnreadableError(f"the pickle takes a mark that is not there at {self.offset}")
-        mark = self._marks.pop()
-        items = self._stack[mark:]
-        del self._stack[mark:]
-        return items
-
-    def _put(self, index: int) -> None:
-        self._fence()
-        if index > len(self._memo) + MEMO_SLACK:
-            # The C memo is an array: it would allocate 16 bytes for each index below this one.
-            self._judge.suspicious("memo-bomb", f"the memo jumps to index {index}", self.offset)
-        self._memo[index] = self._stack[-1]
-
-    def _push_memo(self, index: int) -> None:
-        if index not in self._memo:
-            raise UnreadableError(f"memo index {index} was never set, at {self.offset}")
-        self._stack.append(self._memo[index])
-
-    def _straddle(self) -> None:
-        self._judge.suspicious(
-            "frame-straddle",
-            "an opcode passes the end of its frame; unpicklers disagree on what follows",
-            self.offset,
-        )
 
     # --- opcodes ----------------------------------------------------------------------------------
 

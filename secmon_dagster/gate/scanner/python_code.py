@@ -11,6 +11,7 @@ import re
 import warnings
 from typing import Any
 
+from .budget import UnreadableError
 from .context import Scan
 from .source import Source
 from .text_data import read_text
@@ -179,7 +180,10 @@ def _found(scan: Scan, message: str, node: ast.AST, where: str, name: str) -> No
 def judge_notebook(scan: Scan, notebook: dict[str, Any], where: str) -> None:
     """Judge the code cells of a notebook: Python, and lines that go to a shell."""
     scan.report.saw_format("notebook")
-    for number, cell in enumerate(notebook.get("cells", [])):
+    cells = notebook["cells"]
+    if not isinstance(cells, list):
+        raise UnreadableError("a notebook whose cells are no list")
+    for number, cell in enumerate(cells):
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue
         source = cell.get("source", "")

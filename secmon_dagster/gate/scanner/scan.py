@@ -36,10 +36,11 @@ Reader = Callable[[Scan, Source, str, str], None]
 
 
 def _executable(scan: Scan, source: Source, where: str, name: str) -> None:
-    if suffix_of(name) == "py" and source.read(0, 2) == b"#!":
-        scan_python(scan, source, where, name)
-    else:
-        scan.report.block("executable", "an executable program", where)
+    scan.report.block("executable", "an executable program", where)
+
+
+def _script(scan: Scan, source: Source, where: str, name: str) -> None:
+    scan.report.warn("script", "a script in a language that is not read here", where)
 
 
 def _closed(scan: Scan, source: Source, where: str, name: str, *, kind: str) -> None:
@@ -55,6 +56,7 @@ READERS: dict[str, Reader] = {
     "npy": scan_npy,
     "pickle": _pickles,
     "executable": _executable,
+    "script": _script,
     "safetensors": scan_safetensors,
     "hdf5": scan_hdf5,
     "gguf": scan_gguf,
@@ -177,6 +179,10 @@ def scan_source(
         scan.report.block("unreadable", str(broken), name)
     except (MemoryError, RecursionError) as exhausted:
         scan.report.block("over-budget", f"needs too much memory: {exhausted}", name)
+    except Exception as failed:
+        # A file that confuses its reader is not a file that was read.
+        reason = f"the reader failed: {type(failed).__name__}: {failed}"
+        scan.report.block("unreadable", reason, name)
     return scan.report
 
 

@@ -21,7 +21,6 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"GGUF", "gguf"),
     (b"FUGG", "gguf"),
     (b"\x7fELF", "executable"),
-    (b"#!", "executable"),
     (b"\xca\xfe\xba\xbe", "executable"),
     (b"\xfe\xed\xfa\xce", "executable"),
     (b"\xfe\xed\xfa\xcf", "executable"),
@@ -36,6 +35,7 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
 )
 
 PICKLE = frozenset({"pickle", "gzip", "zlib", "bzip2", "xz", "lzma", "zip"})
+SCRIPTS = frozenset({"sh", "bash", "js", "mjs", "cjs", "pl", "rb", "lua", "r"})
 TEXT = frozenset({"text", "json", "xml"})
 _PROMISES: dict[str, frozenset[str]] = {
     "pkl": PICKLE,
@@ -60,7 +60,6 @@ _PROMISES: dict[str, frozenset[str]] = {
     "ggml": frozenset({"gguf"}),
     "tar": frozenset({"tar"}),
     "tgz": frozenset({"gzip"}),
-    "bin": PICKLE | {"safetensors", "onnx", "gguf", "npy", "hdf5"},
     "gz": frozenset({"gzip"}),
     "bz2": frozenset({"bzip2"}),
     "xz": frozenset({"xz"}),
@@ -99,6 +98,8 @@ def sniff(source: Source, name: str) -> str | None:
     for magic, kind in _MAGICS:
         if head.startswith(magic):
             return kind
+    if head.startswith(b"#!"):
+        return None if suffix_of(name) == "py" else _script_kind(name)
     if head[:1] == b"\x80" and head[1:2] in (b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
     if head[:2] == b"MZ" and _is_pe(source, head):
@@ -110,6 +111,11 @@ def sniff(source: Source, name: str) -> str | None:
     if _is_safetensors(source, head):
         return "safetensors"
     return _text_kind(head)
+
+
+def _script_kind(name: str) -> str:
+    """A script under a script's name is what it says; under any other name it hides."""
+    return "script" if suffix_of(name) in SCRIPTS else "executable"
 
 
 def _is_pe(source: Source, head: bytes) -> bool:

@@ -8,6 +8,7 @@ all.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -18,7 +19,13 @@ from secmon_dagster.drift.history import execution_history
 from secmon_dagster.drift.vocabulary import ExecutionStatus
 from secmon_dagster.drift.windows import WindowSource
 from secmon_dagster.errors import InvalidInputError
-from secmon_dagster.orchestration.drift_runs import CHECK_NAME, DECLARATION, asset_key
+from secmon_dagster.orchestration.drift_runs import (
+    CHECK_NAME,
+    CRITICAL_CHECK,
+    DECLARATION,
+    asset_key,
+    judged,
+)
 
 
 class Source(BaseModel):
@@ -136,30 +143,36 @@ class DriftMonitor(dg.Component):
 
 
 def latest_level(model_id: str) -> dg.AssetChecksDefinition:
-    """An asset check that repeats what the model's last check found; the check job reports the same
-    check as it runs, so running this one by hand is never needed."""
+    """The model's two asset checks: ``drift``, passed while NORMAL, and ``drift_critical``, failed
+    while CRITICAL (which automation conditions look at: they don't see severities).
 
-    @dg.asset_check(
-        asset=asset_key(model_id), name=CHECK_NAME, description="Red while drift is CRITICAL."
+    They repeat what the model's last check found; the check job reports both as it runs, so running
+    them by hand is never needed."""
+    key = asset_key(model_id)
+
+    @dg.multi_asset_check(
+        name=f"drift_of_{model_id}",
+        specs=[
+            dg.AssetCheckSpec(CHECK_NAME, asset=key, description="Passed while NORMAL."),
+            dg.AssetCheckSpec(CRITICAL_CHECK, asset=key, description="Failed while CRITICAL."),
+        ],
     )
-    def drift() -> dg.AssetCheckResult:
+    def drift() -> Iterator[dg.AssetCheckResult]:
         ended = [
             check
             for check in execution_history(model_id, limit=50)
             if check.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
         ]
-        if not ended:
-            return dg.AssetCheckResult(
-                passed=False,
-                severity=dg.AssetCheckSeverity.WARN,
-                description="the model was not checked yet",
-            )
-        critical = ended[0].alert_level == "CRITICAL" or ended[0].status is ExecutionStatus.FAILED
-        return dg.AssetCheckResult(
-            passed=ended[0].alert_level == "NORMAL",
-            severity=dg.AssetCheckSeverity.ERROR if critical else dg.AssetCheckSeverity.WARN,
-            description=ended[0].error_message or ended[0].reason,
-            metadata={"check_id": ended[0].check_id, "level": str(ended[0].alert_level)},
-        )
+        for name in (CHECK_NAME, CRITICAL_CHECK):
+            yield _not_checked_yet(name) if not ended else judged(ended[0], name)
 
     return drift
+
+
+def _not_checked_yet(name: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="the model was not checked yet",
+    )

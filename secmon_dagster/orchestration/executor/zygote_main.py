@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dagster import DagsterInstance
 
+from secmon_dagster.drift.fast_sort import remembered_sort_environment
 from secmon_dagster.errors import InvalidInputError, SecmonError
 from secmon_dagster.limits.zygote import Control, Handler, Zygote, serve
 from secmon_dagster.orchestration.dagster_internals import (
@@ -25,6 +26,7 @@ from secmon_dagster.orchestration.dagster_internals import (
     write_logs_to_files_only,
 )
 from secmon_dagster.orchestration.executor.run_spec import RunSpec
+from secmon_dagster.settings import get_settings
 
 # Modules a step imports on its way that loading the job doesn't: 0.2 s a step if left to it.
 _LAZY_MODULES = (
@@ -60,6 +62,8 @@ def start_zygote(spec: RunSpec) -> Zygote:
             pass_fds=(theirs.fileno(), document.fileno()),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            # numpy picks its sort when it is imported, so the choice is made before the zygote is.
+            env={**os.environ, **remembered_sort_environment(get_settings().home / "cache")},
         )
     # The zygote is waited for by its pid; a Popen that is collected would warn about it.
     process.returncode = 0

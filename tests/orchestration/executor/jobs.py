@@ -1,6 +1,7 @@
 """Jobs the executor's tests run; each under any executor that the run's configuration names."""
 
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -47,8 +48,6 @@ def sleeps():
 
 @dg.op(tags=limits(time="1s"))
 def ignores_sigterm():
-    import signal
-
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         time.sleep(1)
@@ -423,10 +422,38 @@ def is_fine() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True)
 
 
+@dg.op
+def waits_politely(context: dg.OpExecutionContext):
+    context.log.info(f"pid {os.getpid()}")
+    time.sleep(120)
+
+
+@dg.op
+def does_not_listen(context: dg.OpExecutionContext):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    context.log.info(f"pid {os.getpid()}")
+    while True:
+        time.sleep(1)
+
+
+@dg.op
+def hides_a_process(context: dg.OpExecutionContext):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            context.log.info(f"pid {os.getpid()}")
+            time.sleep(120)
+        os._exit(0)
+    time.sleep(120)
+
+
 @dg.job(executor_def=resource_limit_executor)
 def waits():
-    sleeps.alias("waits_politely")()
-    ignores_sigterm.alias("does_not_listen")()
+    waits_politely()
+    does_not_listen()
+    hides_a_process()
 
 
 assets = dg.Definitions(

@@ -50,7 +50,7 @@ def test_a_run_its_steps_and_their_violations_are_entries_of_the_chain(postgres,
     assert ("job.failed", "error", "crashes") in found
     timeouts = [details["timeoutMs"] for kind, _, _, details in rows if kind == "job.timeout"]
     assert timeouts == [1000, 1000]
-    assert get_audit_logger().verify_chain()["verified"]
+    assert get_audit_logger().verify_chain()["valid"]
     by_step = {row[0]: row[1:] for row in usage}
     assert by_step["one"][:2] == ("success", None)
     assert by_step["eats_memory"][:2] == ("failure", "memory_limit_exceeded")

@@ -16,7 +16,13 @@ def boxed(run):
 
 @pytest.fixture(scope="module")
 def stock(run):
-    return run(jobs.ordinary_stock, target=jobs.define_ordinary_stock, stock=True)
+    modules = ["jobs", "dagster._core.execution.api", "sqlalchemy", "alembic.script"]
+    return run(
+        jobs.ordinary_stock,
+        target=jobs.define_ordinary_stock,
+        config={"start_method": {"forkserver": {"preload_modules": modules}}},
+        stock=True,
+    )
 
 
 def by_step(done):

@@ -1,0 +1,1 @@
+"""The audit chain beside bare PostgreSQL, the common design, and pymerkle."""

@@ -1,0 +1,1 @@
+"""The gate beside a bare interpreter, a bare hash, and other scanners."""

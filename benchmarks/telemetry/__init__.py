@@ -1,0 +1,1 @@
+"""The metrics exporter with many events behind it."""

@@ -1,0 +1,1 @@
+"""The prompt-attack detector: speed, and quality beside character TF-IDF."""

@@ -1,0 +1,110 @@
+"""Verdicts on prompts, guarded retrieval, and labels to learn from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from secmon_dagster.api.auth import Operator, Reader
+from secmon_dagster.api.problems import documented
+from secmon_dagster.vecsec import AttackType, SecAgent, TrainingRow
+from secmon_dagster.vecsec.events import analyze_and_record
+from secmon_dagster.vecsec.learning import give_feedback, in_use, model_file
+from secmon_dagster.vecsec.retrieval import reader_of, retrieve
+
+router = APIRouter(prefix="/api/vecsec", tags=["vecsec"])
+
+Text = Annotated[str, Field(min_length=1, max_length=200_000)]
+
+
+class AnalyzeIn(BaseModel):
+    """A prompt to judge."""
+
+    text: Text
+
+
+class AnalysisOut(BaseModel):
+    """A verdict and what it rests on."""
+
+    verdict: str
+    probability: float
+    score: float
+    attack_type: str
+    reasons: list[str]
+    view: str
+    similarity: float
+    margin: float
+    nearest: dict[str, Any] | None
+    decided_by: str
+
+
+class RetrieveIn(BaseModel):
+    """A question to the guarded documents."""
+
+    query: Text
+    columns: list[Literal["title", "content", "attributes"]] = Field(
+        default=["title", "content"], min_length=1, max_length=3
+    )
+    limit: int = Field(default=5, ge=1, le=100)
+
+
+class DocumentOut(BaseModel):
+    """One document, with the columns asked for."""
+
+    document_id: str
+    columns: dict[str, Any]
+    similarity: float
+
+
+class FeedbackIn(BaseModel):
+    """A label for a prompt: what the detector should have said."""
+
+    text: Text
+    label: Literal[0, 1]
+    family: str = Field(default="feedback", min_length=1, max_length=100)
+    attack_type: AttackType = AttackType.NONE
+
+
+class FeedbackOut(BaseModel):
+    """How many labels were kept."""
+
+    kept: int
+
+
+@lru_cache(maxsize=2)
+def _loaded(_: tuple[int, int]) -> SecAgent:
+    return in_use()
+
+
+def _detector() -> SecAgent:
+    """The detector in use, read anew when its file is replaced."""
+    file = model_file()
+    if not file.exists():
+        in_use()
+    found = file.stat()
+    return _loaded((found.st_mtime_ns, found.st_ino))
+
+
+@router.post("/analyze", response_model=AnalysisOut, responses=documented(413))
+def analyze(who: Reader, body: AnalyzeIn) -> dict[str, Any]:
+    """The verdict on one prompt; it is counted and its hash kept."""
+    return asdict(analyze_and_record(_detector(), body.text, actor=who.user_id))
+
+
+@router.post("/retrieve", response_model=list[DocumentOut], responses=documented(413))
+def retrieve_documents(who: Reader, body: RetrieveIn) -> list[dict[str, Any]]:
+    """The documents most like the query among those the caller may read."""
+    columns = tuple(dict.fromkeys(body.columns))
+    found = retrieve(body.query, reader_of(who.user_id), columns=columns, limit=body.limit)
+    return [asdict(document) for document in found]
+
+
+@router.post("/feedback", status_code=202, response_model=FeedbackOut, responses=documented(413))
+def feedback(who: Operator, body: FeedbackIn) -> dict[str, int]:
+    """Keep a label for the next round of learning; the caller is its source."""
+    row = TrainingRow(body.text, body.label, body.family, body.attack_type, who.user_id)
+    return {"kept": give_feedback([row])}

@@ -1,0 +1,1 @@
+"""Dagster's side of the audit chain: checkpoints, verification, alarm, and runs."""

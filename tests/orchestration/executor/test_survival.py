@@ -1,0 +1,85 @@
+"""A run that is cancelled, or whose process is killed, leaves nothing running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+
+from secmon_dagster.limits import probe
+from secmon_dagster.limits.backends.hierarchy import find_hierarchies
+from secmon_dagster.limits.proc import stat_of
+
+HERE = Path(__file__).parent
+BACKENDS = [*([probe().backend] if probe().hard_limits else []), "sampled"]
+
+
+class Started:
+    """A run in a process of its own, with its three steps at work."""
+
+    def __init__(self, folder: Path, backend: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "survivor.py"), str(folder), "waits", backend],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(HERE)},
+        )
+        self.folder = folder
+        self.pids = self._wait_for_pids()
+
+    def _wait_for_pids(self) -> list[int]:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            time.sleep(0.2)
+            with DagsterInstance.local_temp(str(self.folder)) as instance:
+                for run in instance.get_runs():
+                    messages = [entry.user_message for entry in instance.all_logs(run.run_id)]
+                    pids = [int(text[4:]) for text in messages if text.startswith("pid ")]
+                    if len(pids) == 3:
+                        return pids
+        raise AssertionError("the steps did not start")
+
+    def status(self) -> DagsterRunStatus:
+        with DagsterInstance.local_temp(str(self.folder)) as instance:
+            [run] = instance.get_runs()
+            return run.status
+
+    def groups(self) -> list[Path]:
+        found = find_hierarchies()
+        bases = [*found.version1.values(), *([found.version2] if found.version2 else [])]
+        mine = f"secmon-{self.process.pid}-*"
+        return [entry for base in bases for entry in base.glob(mine)]
+
+    def alive(self) -> list[int]:
+        found = [(pid, stat_of(pid)) for pid in self.pids]
+        return [pid for pid, stat in found if stat is not None and stat.state != "Z"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_whose_process_is_killed_leaves_nothing_behind(tmp_path, backend):
+    started = Started(tmp_path, backend)
+    started.process.kill()
+    started.process.wait()
+    until = time.monotonic() + 5
+    while time.monotonic() < until and (started.alive() or started.groups()):
+        time.sleep(0.05)
+    assert started.alive() == []
+    assert started.groups() == []
+
+
+def test_a_cancelled_run_ends_steps_that_listen_and_steps_that_do_not(tmp_path):
+    started = Started(tmp_path, "auto")
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        # What the launcher does first when a run is cancelled from the UI.
+        instance.report_run_canceling(instance.get_runs()[0])
+    started.process.send_signal(signal.SIGINT)
+    started.process.wait(timeout=60)
+    assert started.alive() == []
+    assert started.groups() == []
+    assert started.status() is DagsterRunStatus.CANCELED
