@@ -385,11 +385,11 @@ GRANT EXECUTE ON FUNCTION secmon.api_admit(text, bytea, integer) TO secmon_servi
 
 -- Row-level security. The reader sees the rows of the user it speaks for and nothing without one;
 -- the service sees everything until it speaks for a user, then only what that user may see.
-CREATE FUNCTION secmon.is_visible(owner text) RETURNS boolean
+CREATE FUNCTION secmon.sees_every_row() RETURNS boolean
 LANGUAGE sql STABLE AS $$
-  SELECT owner = secmon.current_user_id()
-      OR (current_user <> 'secmon_reader' AND secmon.current_user_id() IS NULL)
+  SELECT current_user <> 'secmon_reader' AND secmon.current_user_id() IS NULL
 $$;
+-- In a policy (SELECT f()) is computed once a query, f() once a row: hundreds of rows a check.
 
 DO $$
 DECLARE
@@ -398,31 +398,34 @@ BEGIN
   FOREACH name IN ARRAY ARRAY['agent_instances', 'agent_workflows', 'workflow_executions'] LOOP
     EXECUTE format('ALTER TABLE secmon.%I ENABLE ROW LEVEL SECURITY', name);
     EXECUTE format('ALTER TABLE secmon.%I FORCE ROW LEVEL SECURITY', name);
-    EXECUTE format('CREATE POLICY own_rows ON secmon.%I USING (secmon.is_visible(owner_id))', name);
+    EXECUTE format('CREATE POLICY own_rows ON secmon.%I USING ((SELECT secmon.sees_every_row()) '
+      'OR owner_id = (SELECT secmon.current_user_id()))', name);
   END LOOP;
   -- What hangs on an instance is seen with the instance: the subquery is under its policy.
   FOREACH name IN ARRAY ARRAY['security_profiles', 'instance_activities', 'security_violations',
                               'security_checks', 'security_score_history', 'run_approvals'] LOOP
     EXECUTE format('ALTER TABLE secmon.%I ENABLE ROW LEVEL SECURITY', name);
     EXECUTE format('ALTER TABLE secmon.%I FORCE ROW LEVEL SECURITY', name);
-    EXECUTE format('CREATE POLICY own_rows ON secmon.%1$I USING (EXISTS (SELECT FROM '
+    EXECUTE format('CREATE POLICY own_rows ON secmon.%1$I USING ((SELECT secmon.sees_every_row()) OR '
+      'EXISTS (SELECT FROM '
       'secmon.agent_instances i WHERE i.instance_id = %1$I.instance_id))', name);
   END LOOP;
   FOREACH name IN ARRAY ARRAY['workflow_patterns'] LOOP
     EXECUTE format('ALTER TABLE secmon.%I ENABLE ROW LEVEL SECURITY', name);
     EXECUTE format('ALTER TABLE secmon.%I FORCE ROW LEVEL SECURITY', name);
-    EXECUTE format('CREATE POLICY own_rows ON secmon.%1$I USING (EXISTS (SELECT FROM '
+    EXECUTE format('CREATE POLICY own_rows ON secmon.%1$I USING ((SELECT secmon.sees_every_row()) OR '
+      'EXISTS (SELECT FROM '
       'secmon.agent_workflows w WHERE w.workflow_id = %1$I.workflow_id))', name);
   END LOOP;
 END
 $$;
 ALTER TABLE secmon.sub_workflows ENABLE ROW LEVEL SECURITY;
 ALTER TABLE secmon.sub_workflows FORCE ROW LEVEL SECURITY;
-CREATE POLICY own_rows ON secmon.sub_workflows USING (EXISTS (
+CREATE POLICY own_rows ON secmon.sub_workflows USING ((SELECT secmon.sees_every_row()) OR EXISTS (
   SELECT FROM secmon.agent_workflows w WHERE w.workflow_id = sub_workflows.parent_workflow_id));
 ALTER TABLE secmon.workflow_nodes ENABLE ROW LEVEL SECURITY;
 ALTER TABLE secmon.workflow_nodes FORCE ROW LEVEL SECURITY;
-CREATE POLICY own_rows ON secmon.workflow_nodes USING (EXISTS (
+CREATE POLICY own_rows ON secmon.workflow_nodes USING ((SELECT secmon.sees_every_row()) OR EXISTS (
   SELECT FROM secmon.workflow_executions e WHERE e.execution_id = workflow_nodes.execution_id));
 
 -- The profile as it is read: with the newest hundred prompts and acts. security_invoker, or the

@@ -1,0 +1,1 @@
+"""The API against the same query made directly, and its rate limiter."""

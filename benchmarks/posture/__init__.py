@@ -1,0 +1,1 @@
+"""Posture: checks over many rows, profile reads, many instances in one go."""
