@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,9 +61,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a migrated template database on an embedded PostgreSQL of this session's own."""
-    folder = tmp_path_factory.mktemp("server")
+def server() -> Iterator[str]:
+    """URL of a migrated template database on an embedded PostgreSQL of this session's own.
+
+    Outside pytest's own temporary tree: every pytest that root starts closes that tree to others,
+    and PostgreSQL runs as another user.
+    """
+    with tempfile.TemporaryDirectory(prefix="secmon", ignore_cleanup_errors=True) as folder:
+        yield from _serve(Path(folder) / "h")
+
+
+def _serve(folder: Path) -> Iterator[str]:
     before = {name: os.environ.pop(name, None) for name in ("SECMON_HOME", "SECMON_DATABASE_URL")}
     os.environ["SECMON_HOME"] = str(folder)
     get_settings.cache_clear()
