@@ -6,7 +6,8 @@ it; the functions are its parts under their documented names.
 """
 
 from secmon_dagster.gate.artifact import Artifact
-from secmon_dagster.gate.gatekeeper import Gatekeeper, refusal
+from secmon_dagster.gate.decision import refusal
+from secmon_dagster.gate.gatekeeper import Gatekeeper
 from secmon_dagster.gate.history import (
     Sensitivity,
     check_artifact_sensitivity,

@@ -21,18 +21,14 @@ from psycopg.types.json import Jsonb
 from secmon_dagster import audit
 from secmon_dagster.database import transaction
 from secmon_dagster.errors import (
-    ApprovalRequiredError,
     ArtifactBlockedError,
-    CheckTimeoutError,
     GateBusyError,
-    GateError,
-    GateMisconfiguredError,
     InvalidInputError,
     NotFoundError,
 )
 from secmon_dagster.gate import approval, history
 from secmon_dagster.gate.artifact import Artifact, Snapshot, check_name, snapshot
-from secmon_dagster.gate.isolation import strength
+from secmon_dagster.gate.decision import require
 from secmon_dagster.gate.policy import Policy, load_policy
 from secmon_dagster.gate.runner import run_security_check
 from secmon_dagster.gate.verdict import MonitoringResult, Outcome, Verdict, combine
@@ -260,7 +256,7 @@ class Gatekeeper:
             with transaction(user_id=user_id) as connection:
                 digest = policy.digest(artifact)
                 verdict = history.latest_verdict(connection, artifact.id, taken.sha256, digest)
-                self.require(connection, artifact, verdict)
+                require(connection, artifact, verdict)
             return os.fdopen(os.dup(taken.descriptor), "rb")
 
     def download(self, artifact_id: str, *, user_id: str | None = None) -> Release:
@@ -281,49 +277,10 @@ class Gatekeeper:
             if artifact.is_sensitive or artifact.require_approval or changed:
                 verdict = self._judge(artifact, policy, taken, user_id, None, False)
                 with transaction(user_id=user_id) as connection:
-                    self.require(connection, artifact, verdict)
+                    require(connection, artifact, verdict)
             if taken is None:
                 return Release(artifact, verdict)
             return Release(artifact, verdict, os.dup(taken.descriptor), taken.size, taken.sha256)
-
-    def require(
-        self,
-        connection: psycopg.Connection[Any],
-        artifact: Artifact,
-        verdict: Verdict | None,
-    ) -> None:
-        """Raise unless ``verdict`` lets the artifact's bytes pass: see :meth:`open_released`."""
-        context: dict[str, Any] = {"artifact_id": artifact.id, "verdict": verdict}
-        if verdict is None:
-            raise ArtifactBlockedError(
-                f"artifact {artifact.id!r} has no verdict on these bytes under the policy in force",
-                hint=f"secmon gate rescan {artifact.id}",
-                **context,
-            )
-        if not verdict.allowed:
-            raise refusal(verdict)
-        if not history.is_recorded(connection, verdict):
-            raise ArtifactBlockedError(
-                f"the verdict {verdict.check_id} on artifact {artifact.id!r} is not in the audit "
-                "chain as the history tells it",
-                hint=f"secmon audit verify, then secmon gate rescan {artifact.id}",
-                **context,
-            )
-        demanded = get_settings().gate_min_isolation
-        if strength(verdict.result.isolation) < strength(demanded):
-            raise ArtifactBlockedError(
-                f"artifact {artifact.id!r} was checked under {verdict.result.isolation}; "
-                f"SECMON_GATE_MIN_ISOLATION demands {demanded}",
-                **context,
-            )
-        if artifact.require_approval and not approval.approved(
-            connection, artifact.id, verdict.sha256, verdict.policy_digest
-        ):
-            raise ApprovalRequiredError(
-                f"artifact {artifact.id!r} needs the approval of a second person",
-                hint=f"secmon gate request {artifact.id}",
-                **context,
-            )
 
     # --- approve ----------------------------------------------------------------------------------
 
@@ -424,23 +381,6 @@ class Gatekeeper:
             resource_id=artifact_id,
             data=data,
         )
-
-
-def refusal(verdict: Verdict) -> GateError:
-    """The exception for a verdict that doesn't let pass."""
-    name = verdict.result.artifact_id
-    context: dict[str, Any] = {"artifact_id": name, "verdict": verdict}
-    if verdict.outcome is Outcome.TIMEOUT:
-        return CheckTimeoutError(f"the check of artifact {name!r} did not end in time", **context)
-    if verdict.outcome in (Outcome.NO_INTERPRETER, Outcome.SCRIPT_ERROR):
-        return GateMisconfiguredError(
-            f"the check of artifact {name!r} could not be made (exit code "
-            f"{verdict.result.exit_code}, {verdict.result.script_name})",
-            **context,
-        )
-    reasons = "; ".join(str(f.get("message", f.get("rule", "?"))) for f in verdict.findings[:3])
-    message = f"artifact {name!r} is blocked: {reasons or 'by its check'}"
-    return ArtifactBlockedError(message, **context)
 
 
 def _changed(artifact: Artifact, sha256: str | None) -> MonitoringResult:
