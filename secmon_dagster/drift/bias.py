@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from secmon_dagster.drift.columns import as_series, category_text
 from secmon_dagster.drift.levels import Thresholds
@@ -96,6 +95,8 @@ class Gap:
 def wilson(hits: int, rows: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion; equals
     ``scipy.stats.binomtest(...).proportion_ci(method="wilson")``."""
+    from scipy.stats import norm  # a second, and most checks have no strata
+
     z = float(norm.ppf((1 + confidence) / 2))
     share = hits / rows
     centre = share + z * z / (2 * rows)

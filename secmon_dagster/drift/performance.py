@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.isotonic import IsotonicRegression
 
 from secmon_dagster.drift.columns import as_series, read_numeric
 from secmon_dagster.drift.levels import Thresholds
@@ -89,6 +88,8 @@ class Calibration:
         Raises:
             InvalidInputError: for scores or labels that can't be, or only one class.
         """
+        from sklearn.isotonic import IsotonicRegression  # a second to import
+
         found = _scores(scores, "scores")
         truth = _labels(labels, len(found))
         if len(np.unique(truth)) < 2:

@@ -79,6 +79,9 @@ ENDPOINTS = [
     ("POST", "/api/drift/models/m/run", {"input_data": [{"x": 1.0}]}, OPERATE, False),
     ("GET", "/api/drift/history", None, READ, False),
     ("GET", "/api/drift/statistics", None, READ, False),
+    ("POST", "/api/vecsec/analyze", {"text": "Good morning"}, READ, False),
+    ("POST", "/api/vecsec/retrieve", {"query": "leave"}, READ, False),
+    ("POST", "/api/vecsec/feedback", {"text": "Good morning {role}", "label": 0}, OPERATE, False),
 ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from secmon_dagster.drift.store import abandon_check
 from secmon_dagster.errors import NotFoundError
 from secmon_dagster.limits import limits
 from secmon_dagster.orchestration.drift_runs import DECLARATION, check_model, events_of
+from secmon_dagster.orchestration.executor import resource_limit_executor
 from secmon_dagster.settings import get_settings
 
 # A model is a partition, so its history has a page of its own.
@@ -55,7 +56,11 @@ def check_drift(
         raise dg.Failure(result.error_message, allow_retries=False)
 
 
-@dg.job(partitions_def=drift_models, tags={"secmon/area": "drift"})
+# Imported once before the step forks, while the run is still getting ready.
+BOXED = resource_limit_executor.configured({"preload_modules": ["scipy.stats"]})
+
+
+@dg.job(partitions_def=drift_models, executor_def=BOXED, tags={"secmon/area": "drift"})
 def drift_check_job() -> None:
     """Compares a model's current window with its baseline and records, shows and tells the result.
 

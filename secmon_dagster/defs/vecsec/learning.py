@@ -5,16 +5,16 @@ Dagster reads the annotation of ``context`` at run time, hence no postponed anno
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import dagster as dg
-from matplotlib.figure import Figure
 
 from secmon_dagster.audit import enqueue
 from secmon_dagster.database import transaction
 from secmon_dagster.limits import limits
-from secmon_dagster.vecsec import BlindTestResult, blind_test
-from secmon_dagster.vecsec.events import record
-from secmon_dagster.vecsec.learning import in_use, learn
+
+if TYPE_CHECKING:
+    from secmon_dagster.vecsec import BlindTestResult
 
 ENOUGH_LABELS = 20
 _ACTOR = "dagster:vecsec_learning"
@@ -23,6 +23,8 @@ _ACTOR = "dagster:vecsec_learning"
 @dg.op(tags=limits(memory="2GiB", cpu=100, time="15m"))
 def learn_from_feedback(context: dg.OpExecutionContext) -> None:
     """A candidate from the labels that wait; a person approves it."""
+    from secmon_dagster.vecsec.learning import learn  # scikit-learn: not in every process
+
     found = learn(_ACTOR, enqueue=enqueue)
     context.add_output_metadata(
         {
@@ -57,8 +59,10 @@ def vecsec_feedback_waits(context: dg.SensorEvaluationContext) -> dg.RunRequest 
     return dg.RunRequest(run_key=f"vecsec-feedback-{newest}")
 
 
-def plot(result: BlindTestResult) -> str:
+def plot(result: "BlindTestResult") -> str:
     """Alarms by family at 1 % false alarms, as a Markdown image."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 0.4 * len(result.by_family) + 1.2), layout="constrained")
     axes = figure.subplots()
     names = [family.family for family in result.by_family]
@@ -74,6 +78,10 @@ def plot(result: BlindTestResult) -> str:
 @dg.asset(group_name="vecsec", op_tags=limits(memory="1GiB", cpu=100, time="10m"))
 def vecsec_blind_test(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
     """The detector in use on families it has never seen."""
+    from secmon_dagster.vecsec import blind_test
+    from secmon_dagster.vecsec.events import record
+    from secmon_dagster.vecsec.learning import in_use
+
     result = blind_test(in_use(), tests=1000)
     with transaction() as connection:
         record(connection, "blind_test", run_id=context.run_id, details=result.to_dict())

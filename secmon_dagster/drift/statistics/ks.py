@@ -18,8 +18,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
-from scipy.stats import ks_2samp, kstwo
 
 Floats = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.intp]
@@ -76,6 +74,8 @@ def ks_p_value(
     Exact up to 10,000 rows on the larger side, asymptotic beyond (there from the statistic alone).
     ``rows`` is the size of the reference where ``reference`` is only a thinned copy of it.
     """
+    from scipy.stats import ks_2samp, kstwo  # a second to import
+
     n, m = rows or len(reference), len(current)
     if max(n, m) <= EXACT_P_ROWS:
         with warnings.catch_warnings():
@@ -106,4 +106,6 @@ def _smirnov(n: int, x: float) -> float:
 def _log_binomials(n: int) -> Floats:
     """ln C(n, j) for all j: the same for every column of a check."""
     j = np.arange(n + 1, dtype=np.float64)
+    from scipy.special import gammaln
+
     return np.asarray(gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from math import sqrt
 
-from scipy.stats import norm
-
 
 def two_proportion_p(hits_one: int, rows_one: int, hits_other: int, rows_other: int) -> float:
     """Two-sided p-value of the pooled z-test; 1 where both shares are 0 or both are 1.
@@ -30,4 +28,6 @@ def two_proportion_p(hits_one: int, rows_one: int, hits_other: int, rows_other: 
     if variance == 0:
         return 1.0
     z = (hits_one / rows_one - hits_other / rows_other) / sqrt(variance)
+    from scipy.stats import norm
+
     return float(2 * norm.sf(abs(z)))

@@ -24,7 +24,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -109,6 +108,8 @@ def psi(reference: Counts, current: Counts) -> float:
 
 @lru_cache(maxsize=4096)
 def _chi2_quantile(degrees: int) -> float:
+    from scipy.stats import chi2
+
     return float(chi2.ppf(GATE_CONFIDENCE, degrees))
 
 
