@@ -20,9 +20,7 @@ from secmon_dagster.settings import get_settings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--slow", action="store_true", help="run the many-round kill and fuzz tests too"
-    )
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="many rounds; run with --slow"))
+            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from secmon_dagster.audit import get_audit_logger
+from secmon_dagster.database import transaction
 from secmon_dagster.drift import get_drift_scheduler
 from secmon_dagster.posture.agents import AgentManagementService
 from secmon_dagster.posture.approvals import request_approval
@@ -98,6 +99,11 @@ def ids(database) -> dict[str, object]:
         for run in (f"run-{role}", f"run-{role}-2"):
             request_approval(Session.open(), run, instance, "work", "someone")
     get_drift_scheduler().configure_model("m", "1", schedule_interval="daily")
+    with transaction() as connection:  # without a tenant she may read no document at all
+        connection.execute(
+            "INSERT INTO document_readers (subject, tenant, clearance, roles) "
+            "VALUES ('ada', 'acme', 0, '{}')"
+        )
     logger = get_audit_logger()
     entry = logger.append_entry("NOTE", "ada", "thing")
     logger.checkpoint()

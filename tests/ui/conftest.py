@@ -82,7 +82,7 @@ def platform() -> Iterator[RunningPlatform]:
     with tempfile.TemporaryDirectory(prefix="secmon") as folder:
         running = start_platform(Path(folder) / "h")
         yield running
-        stop_platform(running)
+        assert stop_platform(running, signal.SIGTERM) == 0
 
 
 @pytest.fixture(scope="module")

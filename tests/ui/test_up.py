@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.ui.conftest import start_platform, stop_platform
 
@@ -24,8 +23,7 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_the_platform_comes_up_and_goes_down_leaving_no_process(short_home, number):
+def test_the_platform_comes_up_and_goes_down_leaving_no_process(short_home):
     platform = start_platform(short_home)
     family = psutil.Process(platform.process.pid).children(recursive=True)
     assert [line.split("  ")[0] for line in platform.lines[:4]] == [
@@ -40,7 +38,7 @@ def test_the_platform_comes_up_and_goes_down_leaving_no_process(short_home, numb
     assert second.returncode == 1
     assert f"already running (pid {platform.process.pid})" in second.stderr
     assert platform.ui in second.stderr
-    assert stop_platform(platform, number) == 0
+    assert stop_platform(platform, signal.SIGINT) == 0
     assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     assert processes_of(short_home) == []
 

@@ -34,6 +34,7 @@ def by_step(done):
     return found
 
 
+@pytest.mark.slow
 def test_the_outcome_is_the_same(boxed, stock):
     assert boxed.succeeded is stock.succeeded is False
     failed = [
@@ -43,6 +44,7 @@ def test_the_outcome_is_the_same(boxed, stock):
     assert failed[0] == failed[1] == ["fails_on_purpose"]
 
 
+@pytest.mark.slow
 def test_every_step_has_the_same_event_types_in_the_same_order(boxed, stock):
     assert by_step(boxed) == by_step(stock)
 
