@@ -40,7 +40,8 @@ bench: $(INSTALLED) ## All benchmarks, each side by side with a named peer
 	@$(BIN)/python -m benchmarks
 
 lock: ## Renew requirements.lock (needs uv)
-	uv pip compile --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml \
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-strip-extras \
+	  --group dev pyproject.toml \
 	  -o requirements.lock --upgrade
 
 clean: ## Remove local state and the environment
