@@ -181,9 +181,26 @@ def learn(as_json: AsJson = False) -> None:
 
 @app.command()
 def approve(version: Annotated[str, typer.Argument(help="The candidate.")]) -> None:
-    """Put a candidate into use; its author can't."""
-    learning.approve(version, user_of(get_settings()), enqueue=enqueue)
+    """Put a candidate into use, once the gate has read its file; its author can't."""
+    user = user_of(get_settings())
+    learning.approve(version, user, enqueue=enqueue, gate=lambda file: through_the_gate(file, user))
     typer.echo(f"{version} is in use")
+
+
+def through_the_gate(file: Path, user: str) -> None:
+    """Have the gate read a model file.
+
+    Raises:
+        GateError: it doesn't let these bytes pass.
+    """
+    from secmon_dagster.gate import Gatekeeper
+
+    keeper = Gatekeeper()
+    artifact = keeper.register(
+        file, name=f"prompt detector {file.stem[:12]}", type="model", uploaded_by=user
+    )
+    keeper.check(artifact.id, user_id=user)
+    keeper.open_released(artifact.id, user_id=user).close()
 
 
 @app.command()

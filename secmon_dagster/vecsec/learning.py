@@ -208,7 +208,7 @@ def approve(
     approver: str,
     *,
     enqueue: Enqueue,
-    gate: Callable[[Path], None] | None = None,
+    gate: Callable[[Path], None],
 ) -> None:
     """Put a candidate into use.
 
@@ -234,8 +234,7 @@ def approve(
             raise ConflictError(
                 f"{approver} made version {version[:12]}", hint="Somebody else has to approve it."
             )
-        if gate is not None:
-            gate(Path(path))
+        gate(Path(path))
         _put_into_use(version, Path(path))
         connection.execute(
             """UPDATE secmon.vecsec_versions SET state = 'approved', approved_by = %s,

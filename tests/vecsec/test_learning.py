@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 
 from secmon_dagster.audit import enqueue
+from secmon_dagster.cli.vecsec import through_the_gate
 from secmon_dagster.database import transaction
-from secmon_dagster.errors import ConflictError, InvalidInputError, NotFoundError
+from secmon_dagster.errors import (
+    ArtifactBlockedError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+)
 from secmon_dagster.vecsec import DetectorModel, SecAgent, TrainingRow, families
 from secmon_dagster.vecsec.learning import (
     MAX_PER_SOURCE,
@@ -61,6 +67,10 @@ def _outcomes(database: Database) -> dict[str | None, int]:
         )
 
 
+def passes(_: Path) -> None:
+    """A gate that lets every file pass."""
+
+
 @pytest.fixture
 def candidate(base: str) -> Candidate:
     give_feedback(_rows(1, ATTACKS) + _rows(0, HONEST))
@@ -75,7 +85,7 @@ def test_labels_of_a_new_family_are_learned_approved_used_and_rolled_back(
     assert candidate.accepted
     assert candidate.metrics["auc"] > candidate.metrics["current_auc"]
     with pytest.raises(ConflictError, match="bob made version"):
-        approve(candidate.version, "bob", enqueue=enqueue)
+        approve(candidate.version, "bob", enqueue=enqueue, gate=passes)
     seen: list[Path] = []
     approve(candidate.version, "carol", enqueue=enqueue, gate=seen.append)
     assert [hashlib.sha256(p.read_bytes()).hexdigest() for p in seen] == [candidate.version]
@@ -129,7 +139,7 @@ def test_flipped_labels_make_a_worse_candidate_and_it_is_rejected(
     assert not found.accepted
     assert "worse" in found.reason
     with pytest.raises(ConflictError, match="rejected by the blind test"):
-        approve(found.version, "carol", enqueue=enqueue)
+        approve(found.version, "carol", enqueue=enqueue, gate=passes)
 
 
 def test_one_source_is_capped_and_contradictions_are_not_learned(
@@ -153,8 +163,21 @@ def test_a_changed_model_file_is_not_put_into_use(candidate: Candidate) -> None:
     file = model_file().with_name(f"{candidate.version}.npz")
     file.write_bytes(file.read_bytes() + b"x")
     with pytest.raises(ConflictError, match="missing or has been changed"):
-        approve(candidate.version, "carol", enqueue=enqueue)
+        approve(candidate.version, "carol", enqueue=enqueue, gate=passes)
     assert isinstance(in_use(), SecAgent)
+
+
+def test_the_gate_of_the_command_line_reads_the_file(candidate: Candidate, tmp_path: Path) -> None:
+    approve(
+        candidate.version,
+        "carol",
+        enqueue=enqueue,
+        gate=lambda file: through_the_gate(file, "carol"),
+    )
+    poisoned = tmp_path / "candidate.skops"
+    poisoned.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(ArtifactBlockedError):
+        through_the_gate(poisoned, "carol")
 
 
 def test_a_gate_that_refuses_keeps_the_model_in_use(candidate: Candidate) -> None:
@@ -170,7 +193,7 @@ def test_a_gate_that_refuses_keeps_the_model_in_use(candidate: Candidate) -> Non
 @pytest.mark.parametrize("act", ["approve", "roll_back"])
 def test_versions_that_do_not_exist_are_named(base: str, act: str) -> None:
     call: Any = (
-        (lambda: approve("0" * 64, "carol", enqueue=enqueue))
+        (lambda: approve("0" * 64, "carol", enqueue=enqueue, gate=passes))
         if act == "approve"
         else (lambda: roll_back("carol", enqueue=enqueue))
     )
