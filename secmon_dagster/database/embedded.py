@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
+import fasteners
 import psycopg
 from psycopg import sql
 
@@ -169,7 +170,10 @@ def _server() -> PostgresServer:
 
         directory = data_directory()
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return get_server(directory, cleanup_mode=None, start=False)
+        server = get_server(directory, cleanup_mode=None, start=False)
+        # Its own lock is one file for all users of the machine, and belongs to the first of them.
+        server._lock = fasteners.InterProcessLock(keeper.holders_directory(directory) / "wheel")
+        return server
 
 
 def _initialise(server: PostgresServer) -> None:

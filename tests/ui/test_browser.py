@@ -40,6 +40,18 @@ def wait_for_text(browser, *texts: str, seconds: float = 60) -> None:
         raise AssertionError(f"{browser.current_url} shows none of {texts}") from None
 
 
+def open_until(browser, address: str, text: str, seconds: float = 90) -> None:
+    """Open a page again until it shows the text: the UI keeps an asset's last state for a while."""
+    deadline = time.monotonic() + seconds
+    while True:
+        browser.get(address)
+        try:
+            return wait_for_text(browser, text, seconds=10)
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+
+
 def click(browser, text: str, seconds: float = 60) -> None:
     """The first enabled button with this text."""
     path = f"//button[not(@disabled)][contains(normalize-space(.), '{text}')]"
@@ -122,8 +134,7 @@ def test_the_asset_graph_shows_the_whole_way_of_a_model(browser, ui, run_id):
 
 
 def test_the_evaluation_page_shows_metrics_and_plots_their_history(browser, ui, run_id):
-    browser.get(f"{ui}/assets/breast_cancer/evaluation?view=overview")
-    wait_for_text(browser, "roc_auc")
+    open_until(browser, f"{ui}/assets/breast_cancer/evaluation?view=overview", "roc_auc")
     screenshot(browser, "evaluation")
     click(browser, "Plots")
     WebDriverWait(browser, 30).until(seen.presence_of_element_located((By.TAG_NAME, "canvas")))
@@ -144,8 +155,7 @@ def test_the_drift_page_plots_each_features_psi(platform, browser, ui, run_id):
     )
     check_run = launched["launchRun"]["run"]["runId"]
     assert end_of(platform, check_run) == "SUCCESS"
-    browser.get(f"{ui}/assets/drift/breast_cancer?view=overview")
-    wait_for_text(browser, "psi")
+    open_until(browser, f"{ui}/assets/drift/breast_cancer?view=overview", "psi")
     click(browser, "Plots")
     WebDriverWait(browser, 30).until(seen.presence_of_element_located((By.TAG_NAME, "canvas")))
     screenshot(browser, "drift")

@@ -182,8 +182,8 @@ def audit_layout(scan: Scan, source: Source, directory: Directory, where: str) -
         if member.flags & 0x2041:
             report.block("zip-encrypted", "a member is marked as encrypted", place)
         try:
-            _audit_local(scan, source, member, place)
             data = data_offset(source, member)
+            _audit_local(scan, source, member, place)
         except UnreadableError as broken:
             report.block("zip-header", f"{member.name} {broken}", place)
             continue
