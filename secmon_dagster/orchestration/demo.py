@@ -6,12 +6,14 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +25,7 @@ from psycopg import sql
 
 from secmon_dagster import database
 from secmon_dagster.orchestration.actor import USER_TAG
-from secmon_dagster.orchestration.platform import MODULE
+from secmon_dagster.orchestration.platform import MODULE, die_with_parent
 from secmon_dagster.settings import get_settings
 
 _DEMO_TAG = "secmon/demo"
@@ -100,7 +102,14 @@ def execute(
 
 def _dagster(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = str(Path(sys.executable).parent / "dagster")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        # the executor's steps end within seconds of their run, however that ends
+        preexec_fn=partial(die_with_parent, signal.SIGKILL),
+    )
 
 
 class _RunsACommand:

@@ -28,6 +28,7 @@ from secmon_dagster.settings import Settings, get_settings, variable_of
 MODULE = "secmon_dagster.definitions"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
+_LIBC = ctypes.CDLL(None)  # opened here: between fork and exec nothing may be loaded
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -219,7 +220,7 @@ class Platform:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def _log(self, name: str) -> Path:
@@ -273,13 +274,13 @@ def _tree() -> list[psutil.Process]:
 def _adopt_orphans() -> None:
     """Run workers whose parent ended become ours, so that stopping finds them (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _die_with_parent() -> None:
-    """If we are killed with SIGKILL, the servers end too (Linux)."""
+def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """For ``preexec_fn``: if we are killed with SIGKILL, the child gets this signal (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
 
 
 def _http_answers(url: str) -> bool:
