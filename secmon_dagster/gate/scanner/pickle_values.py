@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from .imports import is_class_name
 from .source import Source
 
 KEPT_ITEMS = 512
@@ -70,21 +71,12 @@ NATIVE: Final = Opaque()  # a list or a set
 
 
 def may_be_text(value: Any) -> bool:
-    """Whether a value could be a text: known, too long to be kept, or the result of a call that is
-    not known to make something else."""
+    """Whether a value could be a text that names something: a known one, or the result of a call of
+    a function or of ``str``. What classes make is none, and a text too long to be kept no name."""
     if isinstance(value, Instance):
-        return value.state is None and value.maker not in _NEVER_TEXT
-    return isinstance(value, str) or value is OPAQUE
-
-
-_NEVER_TEXT = frozenset(
-    {
-        Global("numpy", "dtype"),
-        Global("numpy._core.multiarray", "_reconstruct"),
-        Global("numpy.core.multiarray", "_reconstruct"),
-        Global("joblib.numpy_pickle", "NumpyArrayWrapper"),
-    }
-)
+        maker = value.maker
+        return value.state is None and (maker is None or not is_class_name(maker.name))
+    return isinstance(value, str)
 
 
 class Judge(Protocol):
