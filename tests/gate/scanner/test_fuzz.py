@@ -5,6 +5,8 @@ Cases that once failed are kept as explicit examples.
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -73,6 +75,10 @@ def test_any_bytes_get_a_report(data, name):
 @given(case=mutated())
 def test_many_changed_files_get_reports(case):
     judge(*case)
+
+
+def test_a_zip_end_record_at_the_start_of_inflated_bytes_gets_a_report():
+    judge(gzip.compress(b"abcdefghijkPK\x05\x06" + b"\xff" * 16 + b"\0\0", mtime=0), "x.pkl")
 
 
 def test_what_the_fuzzer_reached_gets_reports_still():
