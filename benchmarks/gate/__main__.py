@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from secmon_dagster.gate import run_security_check
 from secmon_dagster.gate.scanner import scan_path
-from tests.gate.scanner import benign, hostile
+from tests.gate.scanner import benign, benign_variants, hostile, hostile_variants
 
 PEERS = {
     "picklescan": ("picklescan==1.0.5", ["picklescan", "-p"]),
@@ -101,7 +101,10 @@ def throughput(folder: Path) -> None:
 def corpus(folder: Path) -> tuple[list[Path], list[Path]]:
     """The hostile and the benign files of the tests, on disk."""
     written: tuple[list[Path], list[Path]] = ([], [])
-    files = ([case[1:] for case in hostile.corpus()], [*benign.data(), *benign.models()])
+    files = (
+        [case[1:] for case in (*hostile.corpus(), *hostile_variants.corpus())],
+        [*benign.data(), *benign_variants.files(), *benign.models()],
+    )
     for place, kind in enumerate(("hostile", "benign")):
         for number, (name, data) in enumerate(files[place]):
             path = folder / kind / str(number) / name

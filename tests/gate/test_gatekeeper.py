@@ -211,7 +211,7 @@ def test_only_regular_files_are_taken(keeper, model, tmp_path, kind):
         keeper.register(path, "m", "model", "ann")
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "x" * 5000, "\ud800"])
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 10_000, "\ud800"])
 def test_names_that_cant_be_stored_are_refused(keeper, model, name):
     with pytest.raises(InvalidInputError, match="name"):
         keeper.register(model, name, "model", "ann")
