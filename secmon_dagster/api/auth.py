@@ -116,10 +116,12 @@ def principal(request: Request) -> Principal:
     return who
 
 
-def require(permission: Permission) -> Callable[[Principal], Principal]:
+def require(permission: Permission) -> Callable[[Request], Principal]:
     """A dependency: the caller, if their role includes ``permission``."""
 
-    def check(who: Annotated[Principal, Depends(principal)]) -> Principal:
+    # One dependency, not two: each is a trip to a worker thread and back.
+    def check(request: Request) -> Principal:
+        who = principal(request)
         if not who.may(permission):
             raise PermissionDeniedError(f"Role {who.role} may not {permission} here")
         return who
