@@ -15,7 +15,7 @@ import orjson
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel
 
-from secmon_dagster.api.auth import Permission, Principal, require
+from secmon_dagster.api.auth import Permission, Principal, authorised
 from secmon_dagster.api.schemas import After, IdempotencyKey, IfNoneMatch, Limit
 from secmon_dagster.database import Role, transaction
 from secmon_dagster.errors import ConflictError, InvalidInputError
@@ -35,10 +35,19 @@ class IdempotencyKeyReusedError(ConflictError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request whose caller is known."""
+    """A request that may be answered once its caller is known to have the permission.
+
+    The caller is looked up when it is first needed, in the thread that then does the work: a
+    dependency that did it would cost another trip between threads.
+    """
 
     request: Request
-    who: Principal
+    permission: Permission
+
+    @property
+    def who(self) -> Principal:
+        """The caller; raises what :func:`~secmon_dagster.api.auth.authorised` does."""
+        return authorised(self.request, self.permission)
 
     def read(
         self,
@@ -54,9 +63,10 @@ class Call:
             fetch: reads through a session that sees what the caller may see.
             after: for a page, where the next one starts; its last item is passed.
         """
+        who = self.who
         # Own rows only: then not even a mistake in a query can show another tenant's.
-        role = Role.SERVICE if self.who.sees_all else Role.READER
-        with transaction(role, user_id=self.who.row_user) as connection:
+        role = Role.SERVICE if who.sees_all else Role.READER
+        with transaction(role, user_id=who.row_user) as connection:
             value = fetch(self._session(connection))
         body = orjson.dumps(value)
         headers = {"ETag": _etag(body), "Cache-Control": "private, no-cache"}
@@ -86,12 +96,13 @@ class Call:
             InvalidInputError: the Idempotency-Key is not 1 to 200 printable characters.
             IdempotencyKeyReusedError: the key was used for another request.
         """
+        who = self.who
         key = self.request.headers.get("idempotency-key")
         if key is not None and not _PRINTABLE.fullmatch(key):
             raise InvalidInputError.of("Idempotency-Key", key[:50], "1 to 200 printable characters")
-        with _transaction(self.who, key) as connection:
+        with _transaction(who, key) as connection:
             if key is not None:
-                stored = _reserve(connection, self.who, key, self.request, body)
+                stored = _reserve(connection, who, key, self.request, body)
                 if stored is not None:
                     return stored
             value = act(self._session(connection))
@@ -103,7 +114,7 @@ class Call:
                 connection.execute(
                     "UPDATE idempotency_keys SET status = %s, headers = %s::jsonb, body = %s "
                     "WHERE user_id = %s AND key = %s",
-                    (status, orjson.dumps(headers).decode(), encoded, self.who.user_id, key),
+                    (status, orjson.dumps(headers).decode(), encoded, who.user_id, key),
                 )
         return Response(encoded, status, media_type="application/json", headers=headers)
 
@@ -112,30 +123,23 @@ class Call:
         def begin() -> Iterator[Connection]:
             yield connection
 
-        return Session(self.who.user_id, self.who.row_user, begin, self.request.state.request_id)
+        who = self.who
+        return Session(who.user_id, who.row_user, begin, self.request.state.request_id)
 
 
-# These wait for nothing, so they are spared a worker thread.
+# Coroutines, because they wait for nothing: FastAPI gives any other dependency to a worker thread.
 
 
 def _reads(permission: Permission) -> Any:
-    async def called(
-        request: Request,
-        who: Principal = Depends(require(permission)),
-        if_none_match: IfNoneMatch = None,
-    ) -> Call:
-        return Call(request, who)
+    async def called(request: Request, if_none_match: IfNoneMatch = None) -> Call:
+        return Call(request, permission)
 
     return Depends(called)
 
 
 def _writes(permission: Permission) -> Any:
-    async def called(
-        request: Request,
-        who: Principal = Depends(require(permission)),
-        idempotency_key: IdempotencyKey = None,
-    ) -> Call:
-        return Call(request, who)
+    async def called(request: Request, idempotency_key: IdempotencyKey = None) -> Call:
+        return Call(request, permission)
 
     return Depends(called)
 

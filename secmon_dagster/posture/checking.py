@@ -12,7 +12,7 @@ from secmon_dagster.posture.score import CheckStatus, score
 from secmon_dagster.posture.session import Connection, Session
 from secmon_dagster.posture.store import insert_checks, set_scores
 
-# A violation of an instance that is being checked waits for all of its batch: less than a tenth of a second.
+# A violation of an instance that is being checked waits for its whole batch, some 50 ms.
 CHECKED_AT_ONCE = 50
 
 
