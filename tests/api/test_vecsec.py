@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from secmon_dagster.vecsec import base_corpus, train
-from secmon_dagster.vecsec.learning import model_file
+from secmon_dagster.posture.scanning import scan_prompt
 from secmon_dagster.vecsec.retrieval import add_document
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return train(base_corpus())
-
-
-@pytest.fixture(autouse=True)
-def _in_use(home, detector):
-    detector.save(model_file())
+from tests.api.conftest import ATTACK
 
 
 def test_an_attack_gets_its_verdict_and_is_counted(client, key, database):
@@ -58,3 +48,18 @@ def test_feedback_names_its_caller_as_the_source(client, key, database):
 @pytest.mark.parametrize("body", [{}, {"text": ""}, {"text": "x" * 200_001}])
 def test_what_is_no_prompt_is_refused(client, key, body):
     assert client.post("/api/vecsec/analyze", json=body, headers=key()).status_code == 422
+
+
+def test_what_only_the_detector_notices_counts_against_the_agent_that_was_asked(client, key):
+    assert scan_prompt(ATTACK) == []
+    bot = client.post("/api/agent/instances", json={"name": "bot"}, headers=key()).json()
+    path = f"/api/security/instances/{bot['instance_id']}"
+    client.post(f"{path}/attach-layer", json={"layer_id": "default"}, headers=key())
+    client.post(f"{path}/log-activity", json={"action": "a", "prompt": ATTACK}, headers=key())
+    statuses = {
+        check["check_type"]: check["status"]
+        for check in client.post(f"{path}/check", headers=key()).json()
+    }
+    assert statuses["input_sanitization"] == "failed"
+    (violation,) = client.get(f"{path}/violations", headers=key()).json()
+    assert violation["description"] == "prompt holds injection (detector)"
