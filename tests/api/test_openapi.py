@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from jsonschema import Draft202012Validator
+from referencing import Registry
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -46,6 +48,22 @@ def explore(schema, headers, examples: int) -> None:
             case.call_and_validate(headers=headers, checks=CHECKS)
 
         given(case=operation.as_strategy())(probe)()
+
+
+def test_every_endpoint_has_examples_and_they_are_what_its_schemas_say(client):
+    document = client.get("/openapi.json").json()
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            shown = [body for status, body in operation["responses"].items() if status < "300"]
+            if "requestBody" in operation and method == "post":
+                shown.append(operation["requestBody"])
+            for body in shown:
+                media = body["content"].get("application/json")
+                if media is None:  # an upload's bytes
+                    continue
+                assert "example" in media, (method, path)
+                schema = {**media.get("schema", {}), "components": document["components"]}
+                Draft202012Validator(schema, registry=Registry()).validate(media["example"])
 
 
 def test_no_input_brings_a_server_error_or_an_answer_that_is_not_documented(schema):
