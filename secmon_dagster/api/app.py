@@ -116,6 +116,8 @@ def _describe(app: FastAPI) -> None:
                 for method, operation in item.items():
                     if path not in ("/healthz", "/readyz"):
                         operation["security"] = [{"key": []}]
+                    if "requestBody" in operation:
+                        operation["responses"] |= problems.documented("408", "413")
                     _exemplify(operation, examples.get(f"{method.upper()} {path}", {}))
             app.openapi_schema = document
         return app.openapi_schema
