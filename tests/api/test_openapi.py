@@ -21,6 +21,8 @@ from schemathesis.specs.openapi.checks import (
 from secmon_dagster.api.app import create_app
 from secmon_dagster.settings import get_settings
 
+pytestmark = pytest.mark.usefixtures("detector_in_use")
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
