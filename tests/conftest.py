@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A suite started in the background (`make test &`) inherits an ignored SIGINT, and so would
+    # every process it starts: the tests of Ctrl-C need the default.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # The same examples each time, so that a change alone decides; --slow looks for new ones.
     hypothesis.settings.register_profile("same", derandomize=True)
     if not config.getoption("--slow"):
@@ -34,9 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--slow"):
         return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+    slow = [item for item in items if "slow" in item.keywords]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if "slow" not in item.keywords]
 
 
 @dataclass(frozen=True)
