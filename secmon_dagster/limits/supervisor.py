@@ -142,7 +142,7 @@ class Supervisor:
             next_monitor=now + self._monitor_every,
             windows=CpuWindows(complete.max_cpu_percent),
         )
-        box.adopt(pid)
+        box.adopt(pid, None if self._zygote is None else self._zygote.pid)
         self._watched[key] = self._by_pid[pid] = watched
         for descriptor in box.alarms():
             self._selector.register(

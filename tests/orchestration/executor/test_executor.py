@@ -6,7 +6,11 @@ from pathlib import Path
 
 import dagster as dg
 import jobs
+import pytest
 from dagster import DagsterEventType, DagsterInstance
+
+# Its tests look at the same few runs, which each worker would otherwise execute anew.
+pytestmark = pytest.mark.xdist_group("executor-executor")
 
 
 def test_a_chain_of_steps_succeeds_and_passes_values_on(run, instance):

@@ -6,6 +6,9 @@ import jobs
 import pytest
 from dagster import AssetKey, DagsterEventType
 
+# Its tests look at the same few runs, which each worker would otherwise execute anew.
+pytestmark = pytest.mark.xdist_group("executor-parity")
+
 USAGE = "Resource usage of step"
 
 

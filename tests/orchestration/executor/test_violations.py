@@ -8,6 +8,9 @@ from dagster import DagsterEventType
 
 from secmon_dagster.limits import probe
 
+# Its tests look at the same few runs, which each worker would otherwise execute anew.
+pytestmark = pytest.mark.xdist_group("executor-violations")
+
 CAPABILITIES = probe()
 HARD = CAPABILITIES.hard_limits
 NETWORK = CAPABILITIES.network_namespaces and CAPABILITIES.seccomp_notify
