@@ -6,7 +6,8 @@ import os
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,21 +101,36 @@ def _serve(folder: Path) -> Iterator[str]:
     get_settings.cache_clear()
 
 
+@pytest.fixture(scope="session")
+def new_database(server: str) -> Callable[[], AbstractContextManager[Database]]:
+    """Makes databases for fixtures that outlive a test; settings are theirs to point there."""
+
+    @contextmanager
+    def make() -> Iterator[Database]:
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        maintenance = server.replace("/secmon?", "/postgres?")
+        with psycopg.connect(maintenance, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE secmon").format(sql.Identifier(name))
+            )
+        yield Database(server.replace("/secmon?", f"/{name}?"))
+        database_package.close_pools()
+        with psycopg.connect(maintenance, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+    return make
+
+
 @pytest.fixture
-def database(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def database(
+    new_database: Callable[[], AbstractContextManager[Database]],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Database]:
     """A database of the test's own; the settings of this process point to it."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    maintenance = server.replace("/secmon?", "/postgres?")
-    with psycopg.connect(maintenance, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE secmon").format(sql.Identifier(name))
-        )
-    url = server.replace("/secmon?", f"/{name}?")
-    monkeypatch.setenv("SECMON_DATABASE_URL", url)
-    get_settings.cache_clear()
-    yield Database(url)
-    database_package.close_pools()
-    with psycopg.connect(maintenance, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-        )
+    with new_database() as made:
+        monkeypatch.setenv("SECMON_DATABASE_URL", made.url)
+        get_settings.cache_clear()
+        yield made

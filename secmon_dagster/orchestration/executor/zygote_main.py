@@ -19,7 +19,7 @@ from pathlib import Path
 from dagster import DagsterInstance
 
 from secmon_dagster.drift.fast_sort import remembered_sort_environment
-from secmon_dagster.errors import InvalidInputError, SecmonError
+from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.limits.entry import outlive_parent
 from secmon_dagster.limits.zygote import Control, Handler, Zygote, serve
 from secmon_dagster.orchestration.dagster_internals import (
@@ -48,10 +48,10 @@ _BOOTSTRAP = (
 
 
 def start_zygote(spec: RunSpec) -> Zygote:
-    """Start a zygote for a run and wait until it is warm.
+    """Start a zygote for a run; it says when it is warm, or which module can't be loaded and why.
 
     Raises:
-        ZygoteLost: the job or a module to preload can't be loaded; the message says which and why.
+        OSError: no process can be started.
     """
     ours, theirs = socket.socketpair()
     with theirs, tempfile.TemporaryFile() as document:
@@ -71,13 +71,7 @@ def start_zygote(spec: RunSpec) -> Zygote:
         )
     # The zygote is waited for by its pid; a Popen that is collected would warn about it.
     process.returncode = 0
-    zygote = Zygote(ours, process.pid)
-    try:
-        zygote.wait_until_ready()
-    except SecmonError:
-        zygote.close()
-        raise
-    return zygote
+    return Zygote(ours, process.pid)
 
 
 def main(link_fd: int, spec_fd: int) -> None:
