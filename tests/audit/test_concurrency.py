@@ -152,3 +152,14 @@ def test_what_the_last_lines_of_a_schema_from_the_future_say(chain, monkeypatch)
     chain.admin.execute("DROP FUNCTION secmon.audit_append_batch CASCADE")
     with pytest.raises(Exception, match="audit_append_batch.*does not exist"):
         chain.log.append_entry("A", "a", "t")
+
+
+@pytest.mark.parametrize(
+    "entry_ids", ["ARRAY['x', 'y']", "'[0:0]={x}'::text[]", "ARRAY[ARRAY['x']]"]
+)
+def test_arrays_of_another_shape_are_refused(chain, entry_ids):
+    with (
+        connect(Role.WRITER) as connection,
+        pytest.raises(psycopg.Error, match="not one-dimensional with subscripts 1 to"),
+    ):
+        connection.execute(CALL.replace("ARRAY[%s]", entry_ids))
