@@ -94,8 +94,10 @@ CREATE INDEX IF NOT EXISTS audit_checkpoints_created ON secmon.audit_checkpoints
 
 -- Whole partitions that were moved to files, and the entry hashes that stay here so that roots and
 -- proofs can be computed for ever: 32 bytes an entry, at most 4096 entries a row.
+-- A restored partition may be archived again, into another file: the last row counts.
 CREATE TABLE IF NOT EXISTS secmon.audit_archives (
-  first_seq     bigint      NOT NULL PRIMARY KEY,
+  id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  first_seq     bigint      NOT NULL,
   last_seq      bigint      NOT NULL CHECK (last_seq >= first_seq),
   manifest_id   text        NOT NULL,
   file          text        NOT NULL,

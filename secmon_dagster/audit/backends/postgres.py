@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
@@ -257,6 +258,14 @@ class PostgresStore:
         """The end of the chain."""
         with self._reading() as connection:
             return read_head(connection)
+
+    def clock(self) -> datetime:
+        """The server's time."""
+        with self._reading() as connection:
+            row = connection.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        moment: datetime = row[0]
+        return moment
 
     def get(self, entry_id: str) -> AuditEntry | None:
         """The entry with this id."""
