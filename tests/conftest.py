@@ -75,9 +75,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def server() -> Iterator[str]:
     """URL of a migrated template database on an embedded PostgreSQL of this session's own.
 
+    SECMON_TEST_DATABASE_URL names another server instead: a superuser and an empty database
+    ``secmon``, as ``postgresql://USER@/secmon?host=SOCKETS``.
+
     Outside pytest's own temporary tree: every pytest that root starts closes that tree to others,
     and PostgreSQL runs as another user.
     """
+    if given := os.environ.get("SECMON_TEST_DATABASE_URL"):
+        database_package.migrate(given)
+        database_package.close_pools()
+        yield given
+        return
     with tempfile.TemporaryDirectory(prefix="secmon", ignore_cleanup_errors=True) as folder:
         yield from _serve(Path(folder) / "h")
 

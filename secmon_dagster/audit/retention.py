@@ -80,7 +80,7 @@ class Archive:
         with self._store.connect(Role.ADMIN) as connection:
             row = connection.execute(
                 "SELECT first_seq, last_seq, file, file_sha256 FROM secmon.audit_archives"
-                " WHERE first_seq = %s",
+                " WHERE first_seq = %s ORDER BY id DESC LIMIT 1",
                 (first_seq,),
             ).fetchone()
             if row is None:
@@ -191,7 +191,7 @@ class Archive:
             )
         connection.execute(
             "INSERT INTO secmon.audit_archives (first_seq, last_seq, manifest_id, file,"
-            " file_sha256) VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            " file_sha256) VALUES (%s, %s, %s, %s, %s)",
             (archived.first_seq, archived.last_seq, manifest, archived.file, archived.file_sha256),
         )
         table = sql.Identifier("secmon", f"audit_entries_from_{archived.first_seq}")

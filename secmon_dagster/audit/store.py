@@ -133,6 +133,10 @@ class Store(Protocol):
         """The end of the chain."""
         ...
 
+    def clock(self) -> datetime:
+        """The time by the clock that stamps entries."""
+        ...
+
     def get(self, entry_id: str) -> AuditEntry | None:
         """The entry with this id."""
         ...

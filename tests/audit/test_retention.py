@@ -77,6 +77,20 @@ def test_a_restored_partition_is_as_it_was(old):
     assert len(old.log.archive(NOW)) == 2
 
 
+def test_a_restored_partition_can_be_archived_and_restored_again(old):
+    """The second file carries a later checkpoint: another file with another hash."""
+    before = old.log.find(Query())
+    first = old.log.archive(NOW)[0]
+    old.log.restore(1)
+    old.log.checkpoint()
+    assert old.log.archive(NOW)[0].file_sha256 != first.file_sha256
+    assert old.verify().archived == 20
+    old.log.restore(1)
+    old.log.restore(11)
+    assert old.verify().verdict == "valid"
+    assert old.log.find(Query())[: len(before)] == before
+
+
 def test_an_archive_file_that_was_changed_or_lost_is_refused(old):
     first, second = old.log.archive(NOW)
     path = old.home / "archive" / first.file

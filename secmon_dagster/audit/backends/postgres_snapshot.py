@@ -166,7 +166,7 @@ class PostgresSnapshot:
     def _segments(self) -> tuple[Segment, ...]:
         """Archived stretches are those whose rows are gone; a restored one has its rows again."""
         archives = self.connection.execute(
-            "SELECT a.first_seq, a.last_seq FROM secmon.audit_archives a WHERE NOT EXISTS"
+            "SELECT DISTINCT a.first_seq, a.last_seq FROM secmon.audit_archives a WHERE NOT EXISTS"
             " (SELECT FROM secmon.audit_entries e WHERE e.seq BETWEEN a.first_seq AND a.last_seq)"
             " ORDER BY 1"
         ).fetchall()
