@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import psycopg
@@ -18,6 +18,9 @@ from psycopg import sql
 from secmon_dagster import database as database_package
 from secmon_dagster.database import embedded
 from secmon_dagster.settings import get_settings
+
+if TYPE_CHECKING:
+    from secmon_dagster.vecsec import DetectorModel
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,3 +117,11 @@ def database(server: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         connection.execute(
             sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
         )
+
+
+@pytest.fixture(scope="session")
+def base_detector() -> DetectorModel:
+    """A prompt detector trained on the base corpora, once a session: it takes seconds."""
+    from secmon_dagster.vecsec import base_corpus, train  # scikit-learn: not in every session
+
+    return train(base_corpus())

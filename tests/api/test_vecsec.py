@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from secmon_dagster.vecsec import base_corpus, train
-from secmon_dagster.vecsec.learning import model_file
 from secmon_dagster.vecsec.retrieval import add_document
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return train(base_corpus())
+from secmon_dagster.vecsec.versions import model_file
 
 
 @pytest.fixture(autouse=True)
-def _in_use(home, detector):
-    detector.save(model_file())
+def _in_use(home, base_detector):
+    base_detector.save(model_file())
 
 
 def test_an_attack_gets_its_verdict_and_is_counted(client, key, database):

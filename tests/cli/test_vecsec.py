@@ -10,16 +10,16 @@ from typer.testing import CliRunner
 
 from secmon_dagster.cli.vecsec import app
 from secmon_dagster.errors import InvalidInputError
-from secmon_dagster.vecsec import DetectorModel, base_corpus, train
+from secmon_dagster.vecsec import DetectorModel
 from tests.conftest import Database
 
 run = CliRunner()
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, base_detector: DetectorModel) -> Path:
     file = tmp_path_factory.mktemp("model") / "detector.npz"
-    train(base_corpus()).save(file)
+    base_detector.save(file)
     return file
 
 

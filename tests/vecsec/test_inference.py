@@ -11,14 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
+from secmon_dagster import database as database_package
 from secmon_dagster.settings import get_settings
 from secmon_dagster.vecsec import DetectorModel, SecAgent, Verdict
 from secmon_dagster.vecsec.inference import (
     BudgetExhaustedError,
     InferenceClient,
     InferenceError,
+    configured,
     second_opinion,
 )
 from tests.conftest import Database
@@ -49,6 +50,14 @@ class Service:
                 if answer == "slow":
                     time.sleep(1.0)
                     answer = chat("BENIGN")
+                if answer == "drip":
+                    self.send_response(200)
+                    self.send_header("Content-Length", "1000")
+                    self.end_headers()
+                    for _ in range(20):
+                        self.wfile.write(b" ")
+                        time.sleep(0.05)
+                    return
                 if answer == "hang up":
                     self.close_connection = True
                     return
@@ -122,7 +131,7 @@ def test_embeddings_come_in_the_order_of_the_texts(service: Service) -> None:
     assert client(service).embeddings(["a", "b"]).content == [[1, 1], [2, 2]]
 
 
-@pytest.mark.parametrize("trouble", ["slow", "hang up", (429, {}), (503, b"busy")])
+@pytest.mark.parametrize("trouble", ["slow", "drip", "hang up", (429, {}), (503, b"busy")])
 def test_passing_trouble_is_tried_again(service: Service, database: Database, trouble: Any) -> None:
     service.script = [trouble, chat("BENIGN")]
     assert client(service).chat("judge", "hello").content == "BENIGN"
@@ -211,9 +220,31 @@ def test_a_clear_verdict_asks_nobody(service: Service, agent: SecAgent) -> None:
     assert service.asked == []
 
 
-def test_without_a_key_there_is_no_client(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert InferenceClient.from_settings(get_settings()) is None
-    settings = get_settings().model_copy(
-        update={"baseten_api_key": SecretStr(KEY), "baseten_model_id": "m"}
-    )
-    assert InferenceClient.from_settings(settings) is not None
+def test_a_long_prompt_is_not_cleared_by_who_read_its_beginning_only(
+    service: Service, unsure: SecAgent
+) -> None:
+    service.script = [chat("BENIGN")]
+    found = second_opinion(unsure, client(service), "all is well. " * 1000)
+    assert (found.verdict, found.decided_by[:6]) == (Verdict.FLAG, "local:")
+
+
+def test_without_a_database_for_the_credits_the_local_verdict_stands(
+    service: Service, unsure: SecAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database_package.close_pools()
+    monkeypatch.setenv("SECMON_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    monkeypatch.setattr("secmon_dagster.database.sessions.POOL_WAIT_SECONDS", 0.5)
+    get_settings.cache_clear()
+    found = second_opinion(unsure, client(service), "hello")
+    assert (found.verdict, found.decided_by[:6]) == (Verdict.FLAG, "local:")
+    assert service.asked == []
+
+
+def test_one_client_a_process_and_none_without_a_key(
+    home: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert configured() is None
+    monkeypatch.setenv("BASETEN_API_KEY", KEY)
+    monkeypatch.setenv("BASETEN_MODEL_ID", "m")
+    get_settings.cache_clear()
+    assert configured() is configured() is not None
