@@ -124,7 +124,7 @@ class InferenceClient:
         *,
         timeout: float = 5.0,
         tries: int = 3,
-        patience: float = 15.0,
+        patience: float = 8.0,
         failures: int = 5,
         pause: float = 30.0,
         budget: Budget | None = None,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,64 +20,7 @@ from secmon_dagster.vecsec.inference import (
     second_opinion,
 )
 from tests.conftest import Database
-
-KEY = "sk-very-secret"
-
-
-def chat(word: str, tokens: int = 40) -> tuple[int, Any]:
-    return 200, {
-        "choices": [{"message": {"content": word}}],
-        "usage": {"prompt_tokens": tokens, "completion_tokens": 1},
-    }
-
-
-class Service:
-    """Answers in turn from ``script``; the last answer repeats."""
-
-    def __init__(self) -> None:
-        self.script: list[Any] = []
-        self.asked: list[tuple[str, dict[str, str], Any]] = []
-        service = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                service.asked.append((self.path, dict(self.headers), body))
-                answer = service.script[min(len(service.asked), len(service.script)) - 1]
-                if answer == "slow":
-                    time.sleep(1.0)
-                    answer = chat("BENIGN")
-                if answer == "drip":
-                    self.send_response(200)
-                    self.send_header("Content-Length", "1000")
-                    self.end_headers()
-                    for _ in range(20):
-                        self.wfile.write(b" ")
-                        time.sleep(0.05)
-                    return
-                if answer == "hang up":
-                    self.close_connection = True
-                    return
-                status, content, *headers = answer
-                raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            def log_message(self, *_: object) -> None: ...
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+from tests.inference_service import KEY, Service, chat
 
 
 @pytest.fixture
@@ -89,8 +29,7 @@ def service(database: Database) -> Iterator[Service]:
         connection.execute("UPDATE secmon.inference_budget SET credits = 10")
     service = Service()
     yield service
-    service.server.shutdown()
-    service.server.server_close()
+    service.close()
 
 
 def client(service: Service, **options: Any) -> InferenceClient:
@@ -131,7 +70,7 @@ def test_embeddings_come_in_the_order_of_the_texts(service: Service) -> None:
     assert client(service).embeddings(["a", "b"]).content == [[1, 1], [2, 2]]
 
 
-@pytest.mark.parametrize("trouble", ["slow", "drip", "hang up", (429, {}), (503, b"busy")])
+@pytest.mark.parametrize("trouble", ["late", "drip", "hang up", (429, {}), (503, b"busy")])
 def test_passing_trouble_is_tried_again(service: Service, database: Database, trouble: Any) -> None:
     service.script = [trouble, chat("BENIGN")]
     assert client(service).chat("judge", "hello").content == "BENIGN"
@@ -141,7 +80,7 @@ def test_passing_trouble_is_tried_again(service: Service, database: Database, tr
 def test_retry_after_is_obeyed_up_to_ten_seconds(service: Service) -> None:
     waits: list[float] = []
     service.script = [(429, {}, ("Retry-After", "7")), (429, {}, ("Retry-After", "900")), chat("x")]
-    client(service, sleep=waits.append).chat("judge", "hello")
+    client(service, sleep=waits.append, patience=60).chat("judge", "hello")
     assert waits == [7.0, 10.0]
 
 
