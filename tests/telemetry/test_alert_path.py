@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from secmon_dagster import audit, gate
 from secmon_dagster.cli.metrics import app
 from secmon_dagster.orchestration.alerts import Alert, AppriseTarget, DeliveryError
 from secmon_dagster.telemetry import Exporter
+from secmon_dagster.telemetry.dashboards import DASHBOARDS
 from tests.conftest import Database
 from tests.receivers import Received, mailbox, webhook
 
@@ -156,6 +158,9 @@ def test_a_blocked_artifact_reaches_a_webhook_and_the_documents_queries_and_expo
     ):
         assert watch.ask(query), query
     watch.ask("vecsec_inference_duration_seconds")  # valid; an average of nothing is no number
+    for panels in DASHBOARDS.values():
+        for expression, _ in (query for panel in panels[1] for query in panel.queries):
+            watch.ask(re.sub(r"\$__(rate_interval|range)", "1m", expression))
 
     start = datetime.now(UTC) - timedelta(minutes=5)
     words = ["export", "--start-time", start.isoformat(), "--step", "1", "--metric",
@@ -186,7 +191,13 @@ def _broken_chain(database: Database, home: Path, folder: Path) -> None:
     chain = audit.get_audit_logger()
     chain.append_entry(action="MODEL_RELEASED", actor="ann", resource_type="model")
     with database.admin() as connection:
-        connection.execute("SET session_replication_role = replica")
+        connection.execute("ALTER EVENT TRIGGER secmon_audit_ddl DISABLE")
+        connection.execute("ALTER TABLE secmon.audit_entries DISABLE TRIGGER ALL")
+        for (partition,) in connection.execute(
+            """SELECT relid::regclass::text FROM pg_partition_tree('secmon.audit_entries')
+                WHERE isleaf"""
+        ).fetchall():
+            connection.execute(f"ALTER TABLE {partition} DISABLE TRIGGER ALL")
         connection.execute("UPDATE secmon.audit_entries SET actor = 'eve' WHERE seq = 1")
     assert chain.verify_chain()["valid"] is False
 
