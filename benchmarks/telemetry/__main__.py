@@ -106,6 +106,7 @@ def main(events: int) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="secmon", ignore_cleanup_errors=True) as folder:
         os.environ["SECMON_HOME"] = f"{folder}/h"
+        os.environ.pop("SECMON_DATABASE_URL", None)
         get_settings.cache_clear()
         with embedded.hold():
             database.migrate()

@@ -70,7 +70,7 @@ def speed() -> dict[str, float]:
 
 
 def nearest() -> dict[str, float]:
-    """The nearest of 100,000 stored patterns: by pgvector's index, and by numpy where there is none.
+    """The nearest of 100,000 stored patterns: by pgvector's index, by numpy where there is none.
 
     A server of its own, in a temporary folder. Wall time: the work is the server's.
     """
@@ -79,6 +79,7 @@ def nearest() -> dict[str, float]:
     near = milliseconds(lambda one: np.argpartition(many @ one, -3)[-3:], many[:200])
     with tempfile.TemporaryDirectory(prefix="secmon", ignore_cleanup_errors=True) as folder:
         os.environ["SECMON_HOME"] = f"{folder}/h"
+        os.environ.pop("SECMON_DATABASE_URL", None)
         get_settings.cache_clear()
         with embedded.hold() as url, psycopg.connect(url, autocommit=True) as owner:
             database.migrate()

@@ -33,9 +33,9 @@ class StoredPattern:
 def has_pgvector(connection: Connection) -> bool:
     """Whether patterns are searched by an index rather than by numpy."""
     row = connection.execute(
-        """SELECT EXISTS (SELECT FROM information_schema.columns
-            WHERE table_schema = 'secmon' AND table_name = 'threat_patterns'
-              AND column_name = 'vector')"""
+        """SELECT EXISTS (SELECT FROM pg_attribute
+            WHERE attrelid = 'secmon.threat_patterns'::regclass AND attname = 'vector'
+              AND NOT attisdropped)"""
     ).fetchone()
     return bool(row and row[0])
 
