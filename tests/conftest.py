@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import psycopg
@@ -20,6 +20,9 @@ from psycopg import sql
 from secmon_dagster import database as database_package
 from secmon_dagster.database import embedded
 from secmon_dagster.settings import get_settings
+
+if TYPE_CHECKING:
+    from secmon_dagster.vecsec import DetectorModel
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -142,3 +145,11 @@ def database(
         monkeypatch.setenv("SECMON_DATABASE_URL", made.url)
         get_settings.cache_clear()
         yield made
+
+
+@pytest.fixture(scope="session")
+def base_detector() -> DetectorModel:
+    """A prompt detector trained on the base corpora, once a session: it takes seconds."""
+    from secmon_dagster.vecsec import base_corpus, train  # scikit-learn: not in every session
+
+    return train(base_corpus())
