@@ -8,6 +8,7 @@ import orjson
 from secmon_dagster.database import Role, transaction
 from secmon_dagster.errors import NotFoundError
 from secmon_dagster.orchestration.actor import actor_of
+from secmon_dagster.orchestration.prompts import DetectorInUse
 from secmon_dagster.orchestration.run_queue import APPROVAL_TAG
 from secmon_dagster.posture import (
     AgentManagementService,
@@ -39,7 +40,9 @@ class SecurityMonitoring(dg.ConfigurableResource[Any]):
     @property
     def service(self) -> SecurityMonitoringService:
         """The service, for the user set here or else the platform."""
-        return SecurityMonitoringService(Session.open(user_id=self.user_id))
+        return SecurityMonitoringService(
+            Session.open(user_id=self.user_id), detector=DetectorInUse()
+        )
 
 
 class AgentManagement(dg.ConfigurableResource[Any]):

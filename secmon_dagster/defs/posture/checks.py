@@ -10,7 +10,6 @@ from secmon_dagster.posture import (
     CheckStatus,
     CheckType,
     SecurityCheck,
-    score,
 )
 
 INSTANCES = dg.DynamicPartitionsDefinition(name="agent_instances")
@@ -64,10 +63,7 @@ def check_every_instance(
     context: dg.OpExecutionContext, security: SecurityMonitoring
 ) -> dict[str, float]:
     """Run the checks of all instances that are under a layer; the worst scores are named."""
-    scores = {}
-    for instance_id in security.service.instances_under_a_layer():
-        checks = security.service.run_security_checks(instance_id)
-        scores[instance_id] = score({check.check_type: check.status for check in checks})
+    scores = security.service.run_all_security_checks()
     known = set(context.instance.get_dynamic_partitions("agent_instances"))
     new = sorted(set(scores) - known)
     if new:
