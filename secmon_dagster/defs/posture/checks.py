@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from secmon_dagster.orchestration.posture import SecurityMonitoring, run_security_checks
+from secmon_dagster.orchestration.posture import SecurityMonitoring
+from secmon_dagster.orchestration.posture_ops import run_security_checks
 from secmon_dagster.posture import (
     AgentManagementService,
     CheckStatus,
@@ -81,7 +82,7 @@ def posture_checks() -> None:
 
 @dg.job(description="The six checks of one agent instance.")
 def posture_check() -> None:
-    """One instance, named in the run's config."""
+    """One instance, named in the run's config (``ops: run_security_checks: inputs: …``)."""
     run_security_checks()
 
 
