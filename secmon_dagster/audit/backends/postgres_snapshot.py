@@ -12,8 +12,13 @@ from psycopg import sql
 from psycopg.abc import Buffer
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from secmon_dagster.audit.encoding import COPY_HEADER_BYTES, COPY_TRAILER
-from secmon_dagster.audit.entry import FIELDS, Head
+from secmon_dagster.audit.encoding import (
+    COPY_HEADER_BYTES,
+    COPY_TRAILER,
+    decode_row,
+    expected_hash,
+)
+from secmon_dagster.audit.entry import FIELDS, INCARNATION, Head
 from secmon_dagster.audit.store import Segment, StoredCheckpoint
 from secmon_dagster.errors import AuditError, ChainTamperedError
 
@@ -172,11 +177,35 @@ class PostgresSnapshot:
         ).fetchall()
 
     def announcements(self) -> list[str]:
-        """The data of the entries that announce an incarnation."""
-        rows = self.connection.execute(
-            "SELECT data FROM secmon.audit_entries WHERE action = 'log.incarnation' ORDER BY seq"
+        """The data of the entries that announce an incarnation, those in archives too."""
+        kept = self.connection.execute(
+            "SELECT DISTINCT unnest(announcements) FROM secmon.audit_archives"
         ).fetchall()
-        return [row[0] for row in rows]
+        rows = self.connection.execute(
+            "SELECT data FROM secmon.audit_entries WHERE action = %s ORDER BY seq", (INCARNATION,)
+        ).fetchall()
+        return [
+            *filter(None, map(self._announced, (row for (row,) in kept))),
+            *(r[0] for r in rows),
+        ]
+
+    def announcement_rows(self, first_seq: int, last_seq: int) -> list[bytes]:
+        """COPY tuples of the announcements in this range."""
+        found = self.connection.execute(
+            "SELECT seq FROM secmon.audit_entries WHERE action = %s AND seq BETWEEN %s AND %s"
+            " ORDER BY seq",
+            (INCARNATION, first_seq, last_seq),
+        ).fetchall()
+        return [row for (seq,) in found for row in self.rows(seq, seq)]
+
+    def _announced(self, row: bytes) -> str | None:
+        """The data of a kept announcement; None if it is not the entry that is in the tree."""
+        try:
+            entry = decode_row(row)
+        except ValueError:
+            return None
+        is_leaf = self.leaves(entry.seq, entry.seq) == [expected_hash(entry)]
+        return entry.data if is_leaf and entry.action == INCARNATION else None
 
     def outbox(self) -> tuple[int, float]:
         """Entries waiting, and the age in seconds of the oldest."""
