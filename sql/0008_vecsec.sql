@@ -164,6 +164,10 @@ CREATE TABLE IF NOT EXISTS secmon.metric_cursors (
   updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Drift checks are counted by the time they ended.
+CREATE INDEX IF NOT EXISTS drift_checks_finished ON secmon.drift_checks (finished_at)
+  WHERE finished_at IS NOT NULL;
+
 -- Totals since ever; a source's rows may be pruned once counted.
 CREATE TABLE IF NOT EXISTS secmon.metric_totals (
   name      text NOT NULL,

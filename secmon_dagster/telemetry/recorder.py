@@ -32,6 +32,9 @@ _OVERLAP = timedelta(minutes=2)  # how late a row may appear that is read by its
 _SAMPLE_SECONDS = 60.0
 _KEEP_SAMPLES = timedelta(days=15)
 _STATEMENT_SECONDS = 5
+# A backlog (a first start on a grown database) is counted over several collections, so that the
+# first numbers don't wait for the last row. Each source gets on by a batch at least.
+_CATCHING_UP_SECONDS = 3.0
 
 Series = tuple[str, str]  # metric name, labels as canonical JSON
 
@@ -113,7 +116,8 @@ class Recorder:
         try:
             for source in SOURCES:
                 while self._advance(source) >= BATCH:
-                    continue
+                    if time.monotonic() > started + _CATCHING_UP_SECONDS:
+                        break
             totals, gauges = self._totals(), self._gauges()
             if started - self._sampled >= _SAMPLE_SECONDS or not self._sampled:
                 self._sample(totals, gauges)
@@ -170,7 +174,7 @@ class Recorder:
         _, _, moment, seen = cursor
         last = None if moment == "-infinity" else datetime.fromisoformat(moment)
         since = datetime(1970, 1, 1, tzinfo=UTC) if last is None else last - _OVERLAP
-        known = set(seen)
+        known = {entry.partition(" ")[2] for entry in seen}
         rows = [
             row
             for row in connection.execute(
@@ -183,8 +187,10 @@ class Recorder:
         reached = max([row[1] for row in rows] + ([last] if last else []))
         # A clock that jumped ahead must not hide what comes after it jumps back.
         reached = min(reached, datetime.now(UTC) + _OVERLAP)
-        recent = [row[0] for row in rows if row[1] >= reached - _OVERLAP * 2]
-        kept = [*seen, *recent][-BATCH * 2 :]
+        # Every key that the next reading can meet again, each behind its moment.
+        until = (reached - _OVERLAP).timestamp()
+        entries = [*seen, *(f"{row[1].timestamp():.6f} {row[0]}" for row in rows)]
+        kept = [entry for entry in entries if float(entry.partition(" ")[0]) >= until]
         connection.execute(
             "UPDATE metric_cursors SET moment = %s, seen = %s, updated_at = clock_timestamp() "
             "WHERE source = %s",
