@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,12 +28,17 @@ class Started:
     """A run in a process of its own, with its three steps at work."""
 
     def __init__(self, folder: Path, backend: str) -> None:
+        config = {"audit": "off", "backend": backend, "grace": 0.5, "max_concurrent": 3}
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "survivor.py"), str(folder), "waits", backend],
+            [sys.executable, str(HERE / "survivor.py"), str(folder)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(HERE)},
+            text=True,
         )
+        self.process.stdin.write(json.dumps(["jobs", "waits", config]))
+        self.process.stdin.close()
         self.folder = folder
         self.pids = self._wait_for_pids()
 
