@@ -253,6 +253,11 @@ def exits_with_seven():
 
 
 @dg.op
+def returns_what_can_not_be_pickled():
+    return lambda: None
+
+
+@dg.op
 def crashes():
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -292,6 +297,7 @@ def hostile():
     kills_its_parent()
     exits_without_a_word()
     exits_with_seven()
+    returns_what_can_not_be_pickled()
     crashes()
     leaves_a_daemon()
     fills_the_pipe()
