@@ -34,7 +34,8 @@ class TimedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is there."""
-        self._head = _cancelled(self._head)
+        _cancel(self._head)
+        self._head = None
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
@@ -44,12 +45,13 @@ class TimedConnection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """It has read."""
-        self._stalled = _cancelled(self._stalled)
+        _cancel(self._stalled)
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        self._head, self._stalled = _cancelled(self._head), _cancelled(self._stalled)
+        _cancel(self._head)
+        _cancel(self._stalled)
         super().connection_lost(exc)
 
     def _wait_for_head(self) -> None:
@@ -73,6 +75,6 @@ class TimedConnection(HttpToolsProtocol):
         self.transport.close()
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

@@ -13,6 +13,7 @@ from secmon_dagster.api.problems import documented
 from secmon_dagster.orchestration.prompts import detector_in_use
 from secmon_dagster.vecsec import AttackType, TrainingRow
 from secmon_dagster.vecsec.events import analyze_and_record
+from secmon_dagster.vecsec.inference import configured
 from secmon_dagster.vecsec.learning import give_feedback
 from secmon_dagster.vecsec.retrieval import reader_of, retrieve
 
@@ -77,8 +78,13 @@ class FeedbackOut(BaseModel):
 
 @router.post("/analyze", response_model=AnalysisOut, responses=documented(413))
 def analyze(who: Reader, body: AnalyzeIn) -> dict[str, Any]:
-    """The verdict on one prompt; it is counted and its hash kept."""
-    return asdict(analyze_and_record(detector_in_use(), body.text, actor=who.user_id))
+    """The verdict on one prompt; it is counted and its hash kept.
+
+    Where an inference service is set up, a flagged prompt is judged by it too; ``decided_by`` says
+    who decided.
+    """
+    found = analyze_and_record(detector_in_use(), body.text, actor=who.user_id, client=configured())
+    return asdict(found)
 
 
 @router.post("/retrieve", response_model=list[DocumentOut], responses=documented(413))

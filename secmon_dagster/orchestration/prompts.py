@@ -31,7 +31,7 @@ class DetectorInUse:
 
 def detector_in_use() -> SecAgent:
     """The detector in use, read anew when its file is replaced. The very first is trained."""
-    from secmon_dagster.vecsec.learning import in_use, model_file
+    from secmon_dagster.vecsec.versions import in_use, model_file
 
     file = model_file()
     with _lock:  # callers wait for one training, not for one each
@@ -43,6 +43,6 @@ def detector_in_use() -> SecAgent:
 
 @lru_cache(maxsize=2)
 def _loaded(file: str, changed: int, inode: int) -> SecAgent:
-    from secmon_dagster.vecsec.learning import in_use
+    from secmon_dagster.vecsec.versions import in_use
 
     return in_use()
