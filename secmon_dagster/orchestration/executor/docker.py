@@ -89,7 +89,8 @@ class LimitedDockerStepHandler(DockerStepHandler):
                 return CheckStepHealthResult.unhealthy(
                     f"time_limit_exceeded: ran longer than its {seconds:g} s"
                 )
-        return super().check_step_health(context)
+        known: CheckStepHealthResult = super().check_step_health(context)
+        return known
 
     def _container(self, context: StepHandlerContext) -> Any:
         client = self._get_client(self._get_docker_container_context(context))
@@ -119,4 +120,5 @@ def limited_docker_executor(init_context: InitExecutorContext) -> Executor:
     stock = made._step_handler
     made._step_handler = LimitedDockerStepHandler(stock._image, stock._container_context)
     made._check_step_health_interval_seconds = _LOOK_EVERY
-    return made
+    executor_of_job: Executor = made
+    return executor_of_job
