@@ -27,6 +27,7 @@ from secmon_dagster.posture import (
 )
 from secmon_dagster.posture.approvals import request_approval
 from secmon_dagster.posture.keys import create_key, revoke_key
+from secmon_dagster.settings import PROJECT_ROOT
 
 SEED_QUERIES = [
     "SELECT isp.*, sl.name as layer_name, sl.monitoring_mode, ai.name as instance_name "
@@ -504,3 +505,13 @@ def test_a_reader_can_not_write_and_a_user_can_not_write_for_another(database):
         pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"),
     ):
         connection.execute("INSERT INTO agent_instances (owner_id, name) VALUES ('bob', 'x')")
+
+
+def test_the_python_in_the_documentation_runs(database, capsys):
+    page = (PROJECT_ROOT / "docs" / "posture.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "posture.md", "exec"), {"__name__": "posture_md"})
+    *checks, score = capsys.readouterr().out.splitlines()
+    assert len(checks) == 6 and 75 < float(score) <= 100
