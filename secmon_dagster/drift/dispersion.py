@@ -96,7 +96,7 @@ def dispersion(codes: Codes) -> Dispersion | None:
     n = len(codes)
     if n < _COARSEST * 4 * _SHORTEST or codes.min() == codes.max():
         return None
-    lengths = []
+    lengths: list[int] = []
     length = n // _COARSEST
     while length >= _SHORTEST and len(lengths) < 8:
         lengths.append(length)
