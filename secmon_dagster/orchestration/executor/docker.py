@@ -10,7 +10,7 @@ Needs the extra ``docker``.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from dagster import Executor, InitExecutorContext, executor
 from dagster_docker import docker_executor
@@ -70,8 +70,11 @@ class LimitedDockerStepHandler(DockerStepHandler):
 
     def _get_docker_container_context(self, context: StepHandlerContext) -> DockerContainerContext:
         arguments = container_arguments(*self._limits(context))
-        shared = super()._get_docker_container_context(context)
-        return shared.merge(DockerContainerContext(container_kwargs=arguments))
+        shared: DockerContainerContext = super()._get_docker_container_context(context)
+        merged: DockerContainerContext = shared.merge(
+            DockerContainerContext(container_kwargs=arguments)
+        )
+        return merged
 
     def check_step_health(self, context: StepHandlerContext) -> CheckStepHealthResult:
         found = self._container(context)
@@ -107,7 +110,8 @@ def _age(state: dict[str, Any]) -> float:
 
 @executor(
     name="limited_docker_executor",
-    config_schema=docker_executor.config_schema,
+    # Whole, as @executor takes it at run time; its annotation knows only what it is made from.
+    config_schema=cast(Any, docker_executor.config_schema),
     requirements=multiple_process_executor_requirements(),
 )
 def limited_docker_executor(init_context: InitExecutorContext) -> Executor:
@@ -119,4 +123,4 @@ def limited_docker_executor(init_context: InitExecutorContext) -> Executor:
     stock = made._step_handler
     made._step_handler = LimitedDockerStepHandler(stock._image, stock._container_context)
     made._check_step_health_interval_seconds = _LOOK_EVERY
-    return made
+    return cast(Executor, made)
