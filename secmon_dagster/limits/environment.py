@@ -45,7 +45,7 @@ def forget(names: Collection[str]) -> None:
     place = start
     wanted = {name.encode() for name in names}
     for line in ctypes.string_at(start, end - start).split(b"\0"):
-        name, separator, value = line.partition(b"=")
-        if separator and name in wanted:
-            ctypes.memset(place + len(name) + 1, 0, len(value))
+        key, separator, value = line.partition(b"=")
+        if separator and key in wanted:
+            ctypes.memset(place + len(key) + 1, 0, len(value))
         place += len(line) + 1
