@@ -93,7 +93,8 @@ class LimitedDockerStepHandler(DockerStepHandler):
                 return CheckStepHealthResult.unhealthy(
                     f"time_limit_exceeded: ran longer than its {seconds:g} s"
                 )
-        return super().check_step_health(context)
+        stock: CheckStepHealthResult = super().check_step_health(context)
+        return stock
 
     def _container(self, context: StepHandlerContext) -> Any:
         client = self._get_client(self._get_docker_container_context(context))
