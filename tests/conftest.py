@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import psycopg
@@ -20,12 +21,18 @@ from secmon_dagster import database as database_package
 from secmon_dagster.database import embedded
 from secmon_dagster.settings import get_settings
 
+if TYPE_CHECKING:
+    from secmon_dagster.vecsec import DetectorModel
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A suite started in the background (`make test &`) inherits an ignored SIGINT, and so would
+    # every process it starts: the tests of Ctrl-C need the default.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # The same examples each time, so that a change alone decides; --slow looks for new ones.
     hypothesis.settings.register_profile("same", derandomize=True)
     if not config.getoption("--slow"):
@@ -35,9 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--slow"):
         return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+    slow = [item for item in items if "slow" in item.keywords]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if "slow" not in item.keywords]
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def server() -> Iterator[str]:
     """URL of a migrated template database on an embedded PostgreSQL of this session's own.
 
+    SECMON_TEST_DATABASE_URL names another server instead: a superuser and an empty database
+    ``secmon``, as ``postgresql://USER@/secmon?host=SOCKETS``.
+
     Outside pytest's own temporary tree: every pytest that root starts closes that tree to others,
     and PostgreSQL runs as another user.
     """
+    if given := os.environ.get("SECMON_TEST_DATABASE_URL"):
+        database_package.migrate(given)
+        database_package.close_pools()
+        yield given
+        return
     with tempfile.TemporaryDirectory(prefix="secmon", ignore_cleanup_errors=True) as folder:
         yield from _serve(Path(folder) / "h")
 
@@ -130,3 +145,11 @@ def database(
         monkeypatch.setenv("SECMON_DATABASE_URL", made.url)
         get_settings.cache_clear()
         yield made
+
+
+@pytest.fixture(scope="session")
+def base_detector() -> DetectorModel:
+    """A prompt detector trained on the base corpora, once a session: it takes seconds."""
+    from secmon_dagster.vecsec import base_corpus, train  # scikit-learn: not in every session
+
+    return train(base_corpus())

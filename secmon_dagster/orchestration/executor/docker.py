@@ -10,7 +10,7 @@ Needs the extra ``docker``.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from dagster import Executor, InitExecutorContext, executor
 from dagster_docker import docker_executor
@@ -27,7 +27,6 @@ from secmon_dagster.orchestration.dagster_internals import (
 )
 from secmon_dagster.orchestration.executor.declared import NoOverrides, limits_of
 
-_STOCK: Any = docker_executor
 _LOOK_EVERY = 1
 """Seconds between looks at running containers; Dagster takes whole seconds."""
 
@@ -71,11 +70,8 @@ class LimitedDockerStepHandler(DockerStepHandler):
 
     def _get_docker_container_context(self, context: StepHandlerContext) -> DockerContainerContext:
         arguments = container_arguments(*self._limits(context))
-        shared: DockerContainerContext = super()._get_docker_container_context(context)
-        own: DockerContainerContext = shared.merge(
-            DockerContainerContext(container_kwargs=arguments)
-        )
-        return own
+        shared = super()._get_docker_container_context(context)
+        return shared.merge(DockerContainerContext(container_kwargs=arguments))
 
     def check_step_health(self, context: StepHandlerContext) -> CheckStepHealthResult:
         found = self._container(context)
@@ -93,8 +89,8 @@ class LimitedDockerStepHandler(DockerStepHandler):
                 return CheckStepHealthResult.unhealthy(
                     f"time_limit_exceeded: ran longer than its {seconds:g} s"
                 )
-        stock: CheckStepHealthResult = super().check_step_health(context)
-        return stock
+        known: CheckStepHealthResult = super().check_step_health(context)
+        return known
 
     def _container(self, context: StepHandlerContext) -> Any:
         client = self._get_client(self._get_docker_container_context(context))
@@ -112,13 +108,17 @@ def _age(state: dict[str, Any]) -> float:
 
 @executor(
     name="limited_docker_executor",
-    config_schema=_STOCK.config_schema,
+    config_schema=docker_executor.config_schema,
     requirements=multiple_process_executor_requirements(),
 )
 def limited_docker_executor(init_context: InitExecutorContext) -> Executor:
     """As ``docker_executor``, with its configuration; each step under the limits it declares."""
-    made = _STOCK.executor_creation_fn(init_context)
+    create = docker_executor.executor_creation_fn
+    if create is None:
+        raise EnforcementUnavailableError("this dagster-docker has no executor to build on")
+    made: Any = create(init_context)
     stock = made._step_handler
     made._step_handler = LimitedDockerStepHandler(stock._image, stock._container_context)
     made._check_step_health_interval_seconds = _LOOK_EVERY
-    return cast(Executor, made)
+    executor_of_job: Executor = made
+    return executor_of_job

@@ -19,6 +19,7 @@ from pathlib import Path
 from dagster import DagsterInstance
 
 from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.limits.entry import outlive_parent
 from secmon_dagster.limits.zygote import Control, Handler, Zygote, serve
 from secmon_dagster.orchestration.dagster_internals import (
     create_execution_plan,
@@ -35,8 +36,11 @@ _LAZY_MODULES = (
     "secmon_dagster.orchestration.executor.step_process",
 )
 
+# Importing takes seconds in which nobody listens whether the run still lives, so the kernel does.
 _BOOTSTRAP = (
     "import json, os, sys; sys.path[:] = json.loads(sys.argv[3]); os.chdir(sys.argv[4]);"
+    "from secmon_dagster.limits.entry import die_with_parent;"
+    "die_with_parent(int(sys.argv[5]));"
     "from secmon_dagster.orchestration.executor.zygote_main import main;"
     "main(int(sys.argv[1]), int(sys.argv[2]))"
 )
@@ -56,7 +60,7 @@ def start_zygote(spec: RunSpec) -> Zygote:
             [
                 *(sys.executable, "-c", _BOOTSTRAP),
                 *(str(theirs.fileno()), str(document.fileno())),
-                *(json.dumps(spec.path), spec.working_directory),
+                *(json.dumps(spec.path), spec.working_directory, str(os.getpid())),
             ],
             pass_fds=(theirs.fileno(), document.fileno()),
             stdin=subprocess.DEVNULL,
@@ -96,6 +100,8 @@ def main(link_fd: int, spec_fd: int) -> None:
         reason = f"{type(failed).__name__}: {failed}"
         Control(link).send({"op": "ready", "error": f"the job could not be loaded: {reason}"})
         raise
+    # From here on the closing link tells of the run's end, and its steps are to be cleaned up.
+    outlive_parent()
     serve(link, handler, folders=[Path(name) for name in spec.folders], guard=spec.guard)
 
 
