@@ -116,10 +116,10 @@ def safety_events(rows: pd.DataFrame) -> tuple[SafetyEvent, ...]:
         raise DriftError(f"the safety events have no column {absent[0]}")
     counted = rows.assign(count=rows["count"] if "count" in rows.columns else 1)
     try:
-        total = counted.groupby(["event_type", "severity"])["count"].sum()
+        total = counted.groupby(["event_type", "severity"])["count"].sum().reset_index()
         return tuple(
             SafetyEvent(str(event), SafetySeverity(severity), count=int(times))
-            for (event, severity), times in total.items()
+            for event, severity, times in total.itertuples(index=False)
         )
     except (TypeError, ValueError) as wrong:
         allowed = ", ".join(SafetySeverity)
