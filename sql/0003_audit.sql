@@ -95,6 +95,8 @@ CREATE INDEX IF NOT EXISTS audit_checkpoints_created ON secmon.audit_checkpoints
 -- Whole partitions that were moved to files, and the entry hashes that stay here so that roots and
 -- proofs can be computed for ever: 32 bytes an entry, at most 4096 entries a row.
 -- A restored partition may be archived again, into another file: the last row counts.
+-- `announcements` are the entries of the range that announce an incarnation, as COPY writes them:
+-- without them the checkpoints from before a restore could not be judged. Each has its leaf.
 CREATE TABLE IF NOT EXISTS secmon.audit_archives (
   id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   first_seq     bigint      NOT NULL,
@@ -102,6 +104,7 @@ CREATE TABLE IF NOT EXISTS secmon.audit_archives (
   manifest_id   text        NOT NULL,
   file          text        NOT NULL,
   file_sha256   text        NOT NULL,
+  announcements bytea[]     NOT NULL DEFAULT '{}',
   archived_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE TABLE IF NOT EXISTS secmon.audit_leaves (

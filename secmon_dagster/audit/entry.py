@@ -15,6 +15,7 @@ from secmon_dagster.audit.canonical import canonical_json
 from secmon_dagster.errors import EntryRefusedError
 
 GENESIS_HASH = bytes(32)
+INCARNATION = "log.incarnation"  # the action of an entry that announces a restore
 MAX_TEXT_BYTES = 1024
 
 

@@ -125,8 +125,14 @@ class ChainInspection:
     def trust(self) -> Trust:
         """The key ring, and all that the witnesses hold."""
         settings = get_settings()
-        held = [note for witness in witnesses(settings) for note in witness.notes()]
-        return Trust(settings.audit_origin, KeyRing.load(ring_file(settings)), held)
+        held: list[str] = []
+        silent: list[str] = []
+        for witness in witnesses(settings):
+            try:
+                held += witness.notes()
+            except CheckpointError as unreadable:
+                silent.append(unreadable.message)
+        return Trust(settings.audit_origin, KeyRing.load(ring_file(settings)), held, silent)
 
     def prove(self, entry_id: str) -> dict[str, Any]:
         """A proof, checkable offline, that the entry is under the last checkpoint.

@@ -14,7 +14,7 @@ from secmon_dagster.audit.appender import Appender
 from secmon_dagster.audit.backends.opening import open_store
 from secmon_dagster.audit.backends.postgres import PostgresStore
 from secmon_dagster.audit.canonical import canonical_json
-from secmon_dagster.audit.entry import Draft, Level, Receipt, new_entry_id
+from secmon_dagster.audit.entry import INCARNATION, Draft, Level, Receipt, new_entry_id
 from secmon_dagster.audit.inspection import ChainInspection
 from secmon_dagster.audit.keys import KeyRing, ring_file
 from secmon_dagster.audit.retention import Archive, Archived
@@ -254,7 +254,7 @@ class HashChainAuditLogger(ChainInspection):
         self.store.append(
             [
                 Draft.of(
-                    "log.incarnation",
+                    INCARNATION,
                     actor or get_settings().user or "secmon",
                     "audit_chain",
                     data={"incarnation": incarnation, "restored_to": restored_to},

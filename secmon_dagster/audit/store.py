@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Receipt
+from secmon_dagster.audit.merkle import Frontier
 from secmon_dagster.errors import InvalidInputError
 
 
@@ -67,6 +68,15 @@ class StoredCheckpoint:
     last_hash: bytes
     note: str
     created_at: datetime
+
+    def tree(self) -> Frontier | None:
+        """The tree it is over, to go on with; None if its peaks don't fit its size. Compare its
+        root before you believe it."""
+        starts = range(0, len(self.peaks), 32)
+        try:
+            return Frontier(self.size, [self.peaks[start : start + 32] for start in starts])
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

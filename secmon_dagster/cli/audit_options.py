@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import typer
 
 from secmon_dagster.audit.keys import KeyRing, ring_file
 from secmon_dagster.audit.logger import HashChainAuditLogger
-from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.audit.verification import Verdict
+from secmon_dagster.errors import ChainTamperedError, InvalidInputError, SecmonError
 from secmon_dagster.settings import get_settings
 
 URL = typer.Option(None, "--database", help="Another database's URL.")
@@ -27,6 +30,19 @@ def me() -> str:
 def open_log(url: str | None) -> HashChainAuditLogger:
     """The log at this URL; None means the configured one."""
     return HashChainAuditLogger(url)
+
+
+@contextmanager
+def told_by_exit_code() -> Iterator[None]:
+    """For commands whose exit code is a verdict: 1 is kept for tampering, 2 is "could not tell"."""
+    try:
+        yield
+    except ChainTamperedError as tampered:
+        typer.echo(f"tampered: {tampered.message}")
+        raise typer.Exit(Verdict.TAMPERED.exit_code) from None
+    except SecmonError as unknown:
+        typer.echo(f"can't tell: {unknown.diagnostics()}", err=True)
+        raise typer.Exit(Verdict.UNKNOWN.exit_code) from None
 
 
 def print_json(value: Any) -> None:

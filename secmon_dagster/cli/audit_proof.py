@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,8 +13,6 @@ import typer
 from secmon_dagster.audit.export_check import check_export
 from secmon_dagster.audit.keys import KeyRing
 from secmon_dagster.audit.proof import check_proof
-from secmon_dagster.audit.verification import Verdict
-from secmon_dagster.audit.verify import Trust
 from secmon_dagster.cli.audit_options import (
     JSON,
     KEYS,
@@ -22,13 +21,9 @@ from secmon_dagster.cli.audit_options import (
     print_json,
     read_text,
     ring_of,
+    told_by_exit_code,
 )
-from secmon_dagster.errors import (
-    ChainTamperedError,
-    CheckpointError,
-    DatabaseError,
-    InvalidInputError,
-)
+from secmon_dagster.errors import InvalidInputError
 
 
 def verify(
@@ -46,23 +41,20 @@ def verify(
     database: str | None = URL,
 ) -> None:
     """Verify rows, links, head, roots and signatures. Exit: 0 good, 1 tampered, 2 can't tell."""
-    try:
-        with open_log(database) as log:
-            trust = log.trust()
-            kept = [] if checkpoint_file is None else [read_text(checkpoint_file)]
-            ring = KeyRing.of(key) if key else trust.ring
-            result = log.verification(
-                since and since.astimezone(),
-                until and until.astimezone(),
-                first_seq=first,
-                last_seq=last,
-                since_checkpoint=since_checkpoint,
-                trust=Trust(trust.name, ring, [*trust.notes, *kept]),
-                workers=workers,
-            )
-    except DatabaseError as unreachable:
-        typer.echo(f"can't tell: {unreachable.message}", err=True)
-        raise typer.Exit(Verdict.UNKNOWN.exit_code) from None
+    with told_by_exit_code(), open_log(database) as log:
+        trust = log.trust()
+        kept = [] if checkpoint_file is None else [read_text(checkpoint_file)]
+        result = log.verification(
+            since and since.astimezone(),
+            until and until.astimezone(),
+            first_seq=first,
+            last_seq=last,
+            since_checkpoint=since_checkpoint,
+            trust=replace(
+                trust, ring=KeyRing.of(key) if key else trust.ring, notes=[*trust.notes, *kept]
+            ),
+            workers=workers,
+        )
     if as_json:
         print_json(result.to_dict())
     else:
@@ -110,7 +102,8 @@ def export(
 
 def verify_export(file: Path, key: list[str] = KEYS, as_json: bool = JSON) -> None:
     """Check an export without any database. Exit: 0 good, 1 tampered, 2 can't tell."""
-    check = check_export(file, ring_of(key))
+    with told_by_exit_code():
+        check = check_export(file, ring_of(key))
     if as_json:
         print_json(
             {
@@ -149,18 +142,12 @@ def prove(
 
 def check_proof_file(file: Path, key: list[str] = KEYS) -> None:
     """Check a proof offline, with the public key alone. Exit: 0 good, 1 tampered, 2 can't tell."""
-    try:
-        content = json.loads(read_text(file))
-    except ValueError as wrong:
-        raise InvalidInputError(f"{file} is no JSON: {wrong}") from None
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"{file} is no proof")
-    try:
+    with told_by_exit_code():
+        try:
+            content = json.loads(read_text(file))
+        except ValueError as wrong:
+            raise InvalidInputError(f"{file} is no JSON: {wrong}") from None
+        if not isinstance(content, dict):
+            raise InvalidInputError(f"{file} is no proof")
         result = check_proof(content, ring_of(key))
-    except ChainTamperedError as tampered:
-        typer.echo(f"tampered: {tampered.message}")
-        raise typer.Exit(Verdict.TAMPERED.exit_code) from None
-    except CheckpointError as untrusted:
-        typer.echo(f"can't tell: {untrusted.diagnostics()}")
-        raise typer.Exit(Verdict.UNKNOWN.exit_code) from None
     typer.echo(f"valid: {result.sentence}, signed for {result.checkpoint.origin}")

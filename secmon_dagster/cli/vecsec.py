@@ -30,7 +30,7 @@ from secmon_dagster.vecsec import (
 )
 from secmon_dagster.vecsec.blind_test import BlindTestResult
 from secmon_dagster.vecsec.events import record
-from secmon_dagster.vecsec.inference import Budget, configured, second_opinion
+from secmon_dagster.vecsec.inference import Budget, Rewording, configured, second_opinion
 from secmon_dagster.vecsec.learning import give_feedback
 
 app = typer.Typer(
@@ -158,6 +158,9 @@ def blind_test_command(
     families: Annotated[
         str, typer.Option(help="Base families to hold out instead, comma-separated.")
     ] = "",
+    paraphrase: Annotated[
+        bool, typer.Option(help="Have the inference service reword every attack.")
+    ] = False,
     test_type: Annotated[str, typer.Option(help="Only 'blind'.")] = "blind",
     store: Annotated[bool, typer.Option(help="Keep the result in the database.")] = True,
     learn_misses: Annotated[
@@ -171,7 +174,13 @@ def blind_test_command(
     if test_type != "blind":
         raise InvalidInputError.of("test-type", test_type, "blind")
     held_out = [name.strip() for name in families.split(",") if name.strip()]
-    result = blind_test(detector(model), tests=blind_tests, seed=seed, held_out=held_out)
+    result = blind_test(
+        detector(model),
+        tests=blind_tests,
+        seed=seed,
+        held_out=held_out,
+        paraphraser=_rewording() if paraphrase else None,
+    )
     _print(result, as_json)
     if store:
         try:
@@ -183,6 +192,15 @@ def blind_test_command(
     if learn_misses:
         give_feedback([replace(row, source="blind-test") for row in result.missed])
         typer.echo(f"{len(result.missed)} misses handed to learning", err=True)
+
+
+def _rewording() -> Rewording:
+    client = configured()
+    if client is None:
+        raise InvalidInputError(
+            "no inference service is set up", hint="Set BASETEN_API_KEY and BASETEN_MODEL_ID."
+        )
+    return Rewording(client)
 
 
 @app.command()

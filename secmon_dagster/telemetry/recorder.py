@@ -30,6 +30,7 @@ MAX_SERIES = 200
 _KEPT_GAPS = 1000
 _OVERLAP = timedelta(minutes=2)  # how late a row may appear that is read by its time
 _SAMPLE_SECONDS = 60.0
+_ALL_SAMPLES_SECONDS = 3600.0
 _KEEP_SAMPLES = timedelta(days=15)
 _STATEMENT_SECONDS = 5
 # A backlog (a first start on a grown database) is counted over several collections, so that the
@@ -100,11 +101,18 @@ def spread(increments: Iterable[Increment]) -> dict[Series, Total]:
 
 
 class Recorder:
-    """Reads the sources on, keeps the totals, and takes a sample a minute for export."""
+    """Reads the sources on, keeps the totals, and takes a sample a minute for export.
+
+    What it knows stays in memory too, so that a collection reads only what has changed.
+    """
 
     def __init__(self) -> None:
         self._label_sets: dict[str, set[str]] = {}
-        self._sampled = 0.0
+        self._known: dict[Series, Total] = {}
+        self._read_until: datetime | None = None
+        self._present: set[str] = set()
+        self._sampled = self._all_sampled = 0.0
+        self._samples: dict[Series, float] = {}
 
     def collect(self) -> Snapshot:
         """Count what is new and give all totals and gauges.
@@ -130,18 +138,9 @@ class Recorder:
         """Count one batch of ``source``; returns how many rows were new."""
         with transaction() as connection:
             connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'")
-            if not _present(connection, source.tables):
+            if not self._there(connection, source.tables):
                 return 0
-            connection.execute(
-                "INSERT INTO metric_cursors (source) VALUES (%s) ON CONFLICT DO NOTHING",
-                [source.name],
-            )
-            cursor = connection.execute(
-                "SELECT position, gaps, moment::text, seen FROM metric_cursors "
-                "WHERE source = %s FOR UPDATE",
-                [source.name],
-            ).fetchone()
-            assert cursor is not None
+            cursor = _cursor(connection, source.name)
             step = self._by_time if source.by_time else self._by_id
             rows = step(connection, source, cursor)
             if rows:
@@ -209,6 +208,7 @@ class Recorder:
                 """INSERT INTO metric_totals (name, labels, value, exemplar)
                    VALUES (%s, %s, %s, %s) ON CONFLICT (name, labels) DO UPDATE
                    SET value = metric_totals.value + excluded.value,
+                       changed_at = excluded.changed_at,
                        exemplar = coalesce(excluded.exemplar, metric_totals.exemplar)""",
                 rows,
             )
@@ -225,30 +225,53 @@ class Recorder:
         return one
 
     def _totals(self) -> dict[Series, Total]:
+        """All totals; of the table only what has changed lately is read, by whomever."""
         with transaction() as connection:
             rows = connection.execute(
-                "SELECT name, labels, value, exemplar FROM metric_totals"
+                """SELECT name, labels, value, exemplar, changed_at FROM metric_totals
+                    WHERE changed_at > coalesce(%s, '-infinity'::timestamptz)""",
+                [self._read_until],
             ).fetchall()
-        for name, labels, _, _ in rows:
-            family = name.removesuffix("_bucket").removesuffix("_sum")
-            plain = {key: value for key, value in labels.items() if key != "le"}
-            self._label_sets.setdefault(family, set()).add(canonical(plain))
-        return {(name, canonical(labels)): Total(value, ex) for name, labels, value, ex in rows}
+        if rows:
+            # Another exporter may commit later what it changed earlier.
+            self._read_until = max(row[4] for row in rows) - _OVERLAP
+        for name, labels, value, exemplar, _ in rows:
+            series = (name, canonical(labels))
+            if series not in self._known:
+                family = name.removesuffix("_bucket").removesuffix("_sum")
+                plain = {key: value for key, value in labels.items() if key != "le"}
+                self._label_sets.setdefault(family, set()).add(canonical(plain))
+            self._known[series] = Total(value, exemplar)
+        return dict(self._known)
+
+    def _there(self, connection: psycopg.Connection[Any], tables: tuple[str, ...]) -> bool:
+        """Whether these tables exist; once they do they are not looked for again."""
+        if not self._present.issuperset(tables) and _present(connection, tables):
+            self._present.update(tables)
+        return self._present.issuperset(tables)
 
     def _gauges(self) -> dict[Series, float]:
         found: dict[Series, float] = {}
         with transaction() as connection:
             connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'")
             for gauge in GAUGES:
-                if _present(connection, gauge.tables):
+                if self._there(connection, gauge.tables):
                     for name, labels, value in connection.execute(gauge.query):
                         found[(name, canonical(labels))] = float(value)
         return found
 
     def _sample(self, totals: dict[Series, Total], gauges: dict[Series, float]) -> None:
+        """A sample of every series that has changed since its last one; of all once an hour."""
         now = datetime.now(UTC)
-        rows = [(now, *series, total.value) for series, total in totals.items()]
-        rows += [(now, *series, value) for series, value in gauges.items()]
+        values = {series: total.value for series, total in totals.items()} | gauges
+        if time.monotonic() - self._all_sampled >= _ALL_SAMPLES_SECONDS or not self._all_sampled:
+            self._samples, self._all_sampled = {}, time.monotonic()
+        rows = [
+            (now, *series, value)
+            for series, value in values.items()
+            if self._samples.get(series) != value
+        ]
+        self._samples = values
         with transaction() as connection:
             with connection.cursor() as cursor:
                 cursor.executemany(
@@ -256,6 +279,22 @@ class Recorder:
                     rows,
                 )
             connection.execute("DELETE FROM metric_samples WHERE at < %s", [now - _KEEP_SAMPLES])
+
+
+def _cursor(connection: psycopg.Connection[Any], source: str) -> Any:
+    """How far a source has been counted; the row is locked."""
+    for _ in range(2):
+        found = connection.execute(
+            "SELECT position, gaps, moment::text, seen FROM metric_cursors "
+            "WHERE source = %s FOR UPDATE",
+            [source],
+        ).fetchone()
+        if found is not None:
+            break
+        connection.execute(
+            "INSERT INTO metric_cursors (source) VALUES (%s) ON CONFLICT DO NOTHING", [source]
+        )
+    return found
 
 
 def _present(connection: psycopg.Connection[Any], tables: tuple[str, ...]) -> bool:

@@ -233,7 +233,7 @@ GAUGES: tuple[Gauge, ...] = (
              SELECT coalesce((SELECT size FROM audit_checkpoints
                                ORDER BY created_at DESC, size DESC LIMIT 1), 0))
            SELECT 'secmon_audit_checkpoint_age_seconds', '{}'::jsonb,
-                  extract(epoch FROM clock_timestamp() - max(created_at))::float8
+                  greatest(0, extract(epoch FROM clock_timestamp() - max(created_at)))::float8
              FROM audit_checkpoints HAVING count(*) > 0
            UNION ALL
            SELECT 'secmon_audit_uncovered_entries', '{}',
@@ -246,7 +246,7 @@ GAUGES: tuple[Gauge, ...] = (
     Gauge(
         ("secmon.audit_verifications",),
         """(SELECT 'secmon_audit_last_verification_age_seconds', '{}'::jsonb,
-                   extract(epoch FROM clock_timestamp() - verified_at)::float8
+                   greatest(0, extract(epoch FROM clock_timestamp() - verified_at))::float8
               FROM audit_verifications ORDER BY id DESC LIMIT 1)
            UNION ALL
            (SELECT 'secmon_audit_chain_valid', '{}', (verdict = 'valid')::int::float8

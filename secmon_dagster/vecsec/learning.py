@@ -13,14 +13,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 from psycopg.types.json import Jsonb
 
 from secmon_dagster.database import transaction
 from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.vecsec import patterns
 from secmon_dagster.vecsec.agents import EvilAgent, LegitimateAgent
-from secmon_dagster.vecsec.blind_test import blind_families, evaluate
+from secmon_dagster.vecsec.blind_test import auc, blind_families, is_hard, recall_at
 from secmon_dagster.vecsec.corpus import TrainingRow, base_corpus
 from secmon_dagster.vecsec.detector import SecAgent
 from secmon_dagster.vecsec.events import record
@@ -119,7 +121,7 @@ def learn(actor: str, *, enqueue: Enqueue, seed: int = 0) -> Candidate:
     Raises:
         InvalidInputError: there is no new feedback, or all of it is kept for the test.
     """
-    current = in_use()
+    current = _Remembering(in_use())
     with transaction() as connection:
         fresh = _take_feedback(connection)
         if not fresh:
@@ -164,7 +166,7 @@ def learn(actor: str, *, enqueue: Enqueue, seed: int = 0) -> Candidate:
     return Candidate(version, accepted, attempt.objection, len(kept), refused, attempt.metrics)
 
 
-def _attempt(connection: Connection, current: SecAgent, seed: int) -> _Attempt | None:
+def _attempt(connection: Connection, current: _Remembering, seed: int) -> _Attempt | None:
     """A candidate from all active patterns, and what speaks against it; None where they teach
     nothing that the model in use doesn't know."""
     rows = patterns.active(connection)
@@ -181,7 +183,7 @@ def _attempt(connection: Connection, current: SecAgent, seed: int) -> _Attempt |
 
 
 def _judged(
-    model: DetectorModel, current: SecAgent, rows: Sequence[TrainingRow], seed: int
+    model: DetectorModel, current: _Remembering, rows: Sequence[TrainingRow], seed: int
 ) -> _Attempt:
     metrics = _compare(SecAgent(model), current, rows, seed)
     worse = [
@@ -201,7 +203,7 @@ def _judged(
     return _Attempt(model, metrics, objection)
 
 
-def _blamed(current: SecAgent, fresh: Sequence[TrainingRow], seed: int) -> tuple[str, ...]:
+def _blamed(current: _Remembering, fresh: Sequence[TrainingRow], seed: int) -> tuple[str, ...]:
     """The sources whose labels alone make the detector worse; all where none stands out."""
     by_source = Counter(row.source for row in fresh)
     blamed = []
@@ -224,8 +226,16 @@ def _kept(model: DetectorModel) -> str:
     return version
 
 
+class _Remembering:
+    """A detector that scores a prompt once: one is held against several candidates."""
+
+    def __init__(self, agent: SecAgent) -> None:
+        self.model, self.flag = agent.model, agent.flag
+        self.score = cache(agent.score)
+
+
 def _compare(
-    candidate: SecAgent, current: SecAgent, rows: Sequence[TrainingRow], seed: int
+    candidate: SecAgent, current: _Remembering, rows: Sequence[TrainingRow], seed: int
 ) -> dict[str, float]:
     """Both models on the same blind prompts, and on those and the labels kept for the test."""
     evil, honest = blind_families(candidate.model.families | current.model.families)
@@ -234,11 +244,14 @@ def _compare(
         *LegitimateAgent(seed=seed, known=honest).prompts(_BLIND // 2),
     ]
     both = blind + [row for row in rows if _kept_for_the_test(row.text)]
+    labels = np.array([row.label for row in both], dtype=np.int8)
+    hard = np.array([is_hard(row) for row in both])
     found = {}
-    for prefix, agent in (("", candidate), ("current_", current)):
-        alone = evaluate(agent, blind, threshold=agent.flag)
-        found[f"{prefix}blind_auc"] = alone.auc.value
-        found[f"{prefix}hard_false_alarms"] = alone.hard_false_alarms.value
-        result = evaluate(agent, both, threshold=agent.flag)
-        found[f"{prefix}auc"], found[f"{prefix}recall"] = result.auc.value, result.recall.value
+    for prefix, agent in (("", _Remembering(candidate)), ("current_", current)):
+        scores = np.array([agent.score(row.text) for row in both])
+        found[f"{prefix}auc"] = auc(labels, scores)
+        found[f"{prefix}recall"] = recall_at(labels, scores)[0]
+        found[f"{prefix}blind_auc"] = auc(labels[: len(blind)], scores[: len(blind)])
+        alarms = scores[hard] > agent.flag
+        found[f"{prefix}hard_false_alarms"] = float(alarms.mean()) if len(alarms) else 0.0
     return found

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 
 from secmon_dagster.audit import HashChainAuditLogger
 from secmon_dagster.audit.verification import Verification
+from secmon_dagster.settings import get_settings
 
 ENTRY = {"action": "A", "actor": "a", "resource_type": "t"}
 
@@ -47,6 +49,21 @@ class Chain:
 def chain(database, home) -> Iterator[Chain]:
     with HashChainAuditLogger() as log, database.admin() as admin:
         yield Chain(log, admin, home)
+
+
+@pytest.fixture(scope="module")
+def shared_chain(
+    new_database: Callable[[], AbstractContextManager[Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Chain]:
+    """One chain for a file's tests, which must leave it as they found it."""
+    home = tmp_path_factory.mktemp("shared") / "home"
+    with pytest.MonkeyPatch.context() as environment, new_database() as database:
+        environment.setenv("SECMON_HOME", str(home))
+        environment.setenv("SECMON_DATABASE_URL", database.url)
+        get_settings.cache_clear()
+        with HashChainAuditLogger() as log, database.admin() as admin:
+            yield Chain(log, admin, home)
 
 
 @pytest.fixture

@@ -139,5 +139,24 @@ def test_an_announced_restore_gives_up_what_was_lost_and_nothing_else(old):
     result = old.verify()
     # The checkpoint over the first 7 still counts.
     assert (result.verdict, result.incarnation, result.checkpoints_checked) == ("valid", 2, 3)
+    # An announcement still counts when it is archived, but not one that is not in the tree.
+    old.fill(2)
+    old.log.checkpoint()
+    assert [part.last_seq for part in old.log.archive(NOW)] == [10, 20]
+    assert (old.verify().verdict, old.verify().archived) == ("valid", 20)
+    old.admin.execute("ALTER TABLE secmon.audit_archives DISABLE TRIGGER ALL")
+    ((row,),) = old.admin.execute(
+        "SELECT announcements[1] FROM secmon.audit_archives WHERE first_seq = 11"
+    ).fetchall()
+    old.admin.execute(
+        "UPDATE secmon.audit_archives SET announcements = %s WHERE first_seq = 11",
+        ([row.replace(b'"restored_to":15', b'"restored_to":14')],),
+    )
+    assert old.verify().verdict == "tampered"
+
+
+def test_an_edit_beneath_an_announced_restore_is_found(old):
+    old.unguard()
+    old.log.new_incarnation("moved to another machine")
     old.admin.execute("UPDATE secmon.audit_entries SET actor = 'x' WHERE seq = 3")
     assert old.verify().verdict == "tampered"

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from secmon_dagster import audit, gate
 from secmon_dagster.cli.metrics import app
+from secmon_dagster.orchestration import audit_watch
 from secmon_dagster.orchestration.alerts import Alert, AppriseTarget, DeliveryError
 from secmon_dagster.telemetry import Exporter
 from secmon_dagster.telemetry.dashboards import DASHBOARDS
@@ -76,8 +77,8 @@ class Watch:
             try:
                 if self.ask(query):
                     return
-            except httpx.HTTPError:
-                pass  # not listening yet
+            except (httpx.HTTPError, ValueError):
+                pass  # not listening, or not ready yet
             time.sleep(0.2)
         raise AssertionError(f"no answer to {query}")
 
@@ -199,7 +200,9 @@ def _broken_chain(database: Database, home: Path, folder: Path) -> None:
         ).fetchall():
             connection.execute(f"ALTER TABLE {partition} DISABLE TRIGGER ALL")
         connection.execute("UPDATE secmon.audit_entries SET actor = 'eve' WHERE seq = 1")
-    assert chain.verify_chain()["valid"] is False
+    found = chain.verification()
+    assert found.verdict == "tampered"
+    audit_watch.record(found)
 
 
 @pytest.mark.slow

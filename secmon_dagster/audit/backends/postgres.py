@@ -105,7 +105,7 @@ class PostgresStore:
             with self._lock:
                 if self._pool is None:
                     self._pool = ConnectionPool(
-                        kwargs=self.parameters(),
+                        kwargs=self.parameters() | {"autocommit": True},
                         min_size=0,
                         max_size=self._pool_size,
                         max_idle=60.0,
@@ -295,7 +295,10 @@ class PostgresStore:
         )
         with self._reading() as connection:
             rows = connection.execute(
-                statement, [*(value for _, _, value in conditions), query.limit], prepare=True
+                statement,
+                [*(value for _, _, value in conditions), query.limit],
+                prepare=True,
+                binary=True,
             ).fetchall()
         return [AuditEntry(*row) for row in rows]
 
