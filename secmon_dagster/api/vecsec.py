@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -11,12 +10,12 @@ from pydantic import BaseModel, Field
 
 from secmon_dagster.api.auth import Operator, Reader
 from secmon_dagster.api.problems import documented
-from secmon_dagster.vecsec import AttackType, SecAgent, TrainingRow
+from secmon_dagster.orchestration.prompts import detector_in_use
+from secmon_dagster.vecsec import AttackType, TrainingRow
 from secmon_dagster.vecsec.events import analyze_and_record
 from secmon_dagster.vecsec.inference import configured
 from secmon_dagster.vecsec.learning import give_feedback
 from secmon_dagster.vecsec.retrieval import reader_of, retrieve
-from secmon_dagster.vecsec.versions import in_use, model_file
 
 router = APIRouter(prefix="/api/vecsec", tags=["vecsec"])
 
@@ -77,20 +76,6 @@ class FeedbackOut(BaseModel):
     kept: int
 
 
-@lru_cache(maxsize=2)
-def _loaded(_: tuple[int, int]) -> SecAgent:
-    return in_use()
-
-
-def _detector() -> SecAgent:
-    """The detector in use, read anew when its file is replaced."""
-    file = model_file()
-    if not file.exists():
-        in_use()
-    found = file.stat()
-    return _loaded((found.st_mtime_ns, found.st_ino))
-
-
 @router.post("/analyze", response_model=AnalysisOut, responses=documented(413))
 def analyze(who: Reader, body: AnalyzeIn) -> dict[str, Any]:
     """The verdict on one prompt; it is counted and its hash kept.
@@ -98,7 +83,7 @@ def analyze(who: Reader, body: AnalyzeIn) -> dict[str, Any]:
     Where an inference service is set up, a flagged prompt is judged by it too; ``decided_by`` says
     who decided.
     """
-    found = analyze_and_record(_detector(), body.text, actor=who.user_id, client=configured())
+    found = analyze_and_record(detector_in_use(), body.text, actor=who.user_id, client=configured())
     return asdict(found)
 
 

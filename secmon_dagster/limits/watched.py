@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
-from secmon_dagster.errors import LimitsError
+from secmon_dagster.errors import LimitsError, SecmonError
 from secmon_dagster.limits.backends import Box, Reading
 from secmon_dagster.limits.declaration import ResourceLimits
 from secmon_dagster.limits.evidence import Evidence, KillReason, cause
@@ -29,6 +29,14 @@ class Started:
 
     key: str
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The process was not started."""
+
+    key: str
+    error: SecmonError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,7 @@ class Ended:
     detail: str | None = None
 
 
-Notice = Started | Frame | Warned | Decided | Ended
+Notice = Started | Refused | Frame | Warned | Decided | Ended
 
 
 class CpuWindows:
@@ -102,6 +110,18 @@ class CpuWindows:
         return used if self._row >= WINDOWS else None
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A process that is to be started, with complete limits, as soon as there is a warm zygote."""
+
+    key: str
+    spec: bytes
+    limits: ResourceLimits
+    grace: float
+    repeated: bool = False
+    """Whether a zygote was lost over it before."""
+
+
 @dataclass(slots=True)
 class Watched:
     """State of one boxed process. Times are of the monotonic clock."""
@@ -118,7 +138,6 @@ class Watched:
     escalation: list[tuple[float, signal.Signals | None]] = field(default_factory=list)
     """When to send what next; ``None`` stands for ending the whole box."""
     next_look: float | None = None
-    next_monitor: float = 0.0
     reason: KillReason | None = None
     observed: float | None = None
     detail: str | None = None
@@ -131,6 +150,16 @@ class Watched:
     warned: set[KillReason] = field(default_factory=set)
     adopted: bool = False
     """The zygote is gone and the exit is ours to wait for."""
+
+    def due(self) -> float | None:
+        """The next moment at which something has to be done about it."""
+        moments = [
+            self.deadline,
+            self.escalation[0][0] if self.escalation else None,
+            self.next_look,
+            self.ended_at if self.exit is not None else None,
+        ]
+        return min((moment for moment in moments if moment is not None), default=None)
 
 
 def entry_plan(box: Box, limits: ResourceLimits) -> dict[str, Any]:
@@ -205,4 +234,19 @@ def outcome(watched: Watched, enforcement: str, now: float) -> Ended:
         evidence=evidence,
         enforcement=enforcement,
         detail=watched.detail,
+    )
+
+
+def never_started(order: Order, reason: KillReason, enforcement: str) -> Ended:
+    """The end of a process that was called off before it was started."""
+    return Ended(
+        key=order.key,
+        exit_code=None,
+        signal=None,
+        reason=reason,
+        violation=None,
+        usage=ResourceUsage(),
+        evidence=Evidence(),
+        enforcement=enforcement,
+        detail="was never started and ended",
     )

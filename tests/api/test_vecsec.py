@@ -6,15 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from secmon_dagster.posture.scanning import scan_prompt
 from secmon_dagster.settings import get_settings
 from secmon_dagster.vecsec.retrieval import add_document
 from secmon_dagster.vecsec.versions import model_file
+from tests.api.conftest import ATTACK
 from tests.inference_service import KEY, Service, chat
-
-
-@pytest.fixture(autouse=True)
-def _in_use(home, base_detector):
-    base_detector.save(model_file())
 
 
 def test_an_attack_gets_its_verdict_and_is_counted(client, key, database):
@@ -92,3 +89,18 @@ def test_while_the_service_is_broken_the_local_verdict_stands_and_says_so(client
     assert answer.status_code == 200
     assert answer.json()["verdict"] == "flag"
     assert answer.json()["decided_by"] == "local: the inference service answered 401"
+
+
+def test_what_only_the_detector_notices_counts_against_the_agent_that_was_asked(client, key):
+    assert scan_prompt(ATTACK) == []
+    bot = client.post("/api/agent/instances", json={"name": "bot"}, headers=key()).json()
+    path = f"/api/security/instances/{bot['instance_id']}"
+    client.post(f"{path}/attach-layer", json={"layer_id": "default"}, headers=key())
+    client.post(f"{path}/log-activity", json={"action": "a", "prompt": ATTACK}, headers=key())
+    statuses = {
+        check["check_type"]: check["status"]
+        for check in client.post(f"{path}/check", headers=key()).json()
+    }
+    assert statuses["input_sanitization"] == "failed"
+    (violation,) = client.get(f"{path}/violations", headers=key()).json()
+    assert violation["description"] == "prompt holds injection (detector)"

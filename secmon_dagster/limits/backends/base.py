@@ -40,8 +40,11 @@ class Box(Protocol):
         """What the process does to itself to get in, see ``entry.enter``."""
         ...
 
-    def adopt(self, pid: int) -> None:
-        """Learn the first process, as soon as its id is known."""
+    def adopt(self, pid: int, warm_parent: int | None = None) -> None:
+        """Learn the first process, as soon as its id is known, and whose fork it is if it is one.
+
+        What it shares with ``warm_parent`` isn't counted as its own memory.
+        """
         ...
 
     def alarms(self) -> list[int]:

@@ -71,7 +71,7 @@ class Cgroup1Box:
         folders = dict.fromkeys(self._folders.values())
         return {"join": [str(folder / "cgroup.procs") for folder in folders]}
 
-    def adopt(self, pid: int) -> None:
+    def adopt(self, pid: int, warm_parent: int | None = None) -> None:
         """The groups know their processes."""
 
     def alarms(self) -> list[int]:

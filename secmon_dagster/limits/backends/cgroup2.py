@@ -47,7 +47,7 @@ class Cgroup2Box:
     def plan(self) -> dict[str, Any]:
         return {"join": [str(self._folder / "cgroup.procs")]}
 
-    def adopt(self, pid: int) -> None:
+    def adopt(self, pid: int, warm_parent: int | None = None) -> None:
         """The group knows its processes."""
 
     def alarms(self) -> list[int]:

@@ -11,8 +11,8 @@ from secmon_dagster.errors import AuditError, LimitsError, SecmonError
 from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
 from secmon_dagster.limits.evidence import KillReason
 from secmon_dagster.limits.violation import ResourceUsage, Violation
-from secmon_dagster.limits.watch import Broken, Refused, Watch
-from secmon_dagster.limits.watched import Decided, Ended, Frame, Started, Warned
+from secmon_dagster.limits.watch import Broken, Watch
+from secmon_dagster.limits.watched import Ended, Frame, Notice, Refused, Started, Warned
 from secmon_dagster.orchestration.dagster_internals import (
     ActiveExecution,
     DagsterExecutionInterruptedError,
@@ -49,8 +49,6 @@ from secmon_dagster.orchestration.executor.usage_rows import UsageRow, UsageRows
 
 _LONGEST_WAIT = 1.0
 """Seconds after which pools and retries are looked at again even if nothing happens."""
-
-Any_Notice = Started | Frame | Warned | Decided | Ended | Refused | Broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +178,7 @@ class StepLoop:
 
     # --- what happened ----------------------------------------------------------------------------
 
-    def _handle(self, notice: Any_Notice) -> Iterator[DagsterEvent]:
+    def _handle(self, notice: Notice | Broken) -> Iterator[DagsterEvent]:
         if isinstance(notice, Broken):
             if isinstance(notice.error, SecmonError):
                 raise notice.error
@@ -352,7 +350,7 @@ class StepLoop:
         )
         self._watch.start(key, spec.to_json(), limits)
 
-    def _handle_hooks(self, notice: Any_Notice) -> Iterator[DagsterEvent]:
+    def _handle_hooks(self, notice: Notice | Broken) -> Iterator[DagsterEvent]:
         if isinstance(notice, Broken):
             return
         hooks = self._hooks[notice.key]

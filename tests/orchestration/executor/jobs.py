@@ -34,40 +34,14 @@ def chain():
     plus_one.alias("third")(plus_one.alias("second")(one()))
 
 
+# --- every way a limit can be passed, each in an op of one run ------------------------------------
+
+
 @dg.op(tags=limits(memory="64MiB"))
-def eats_memory():
+def memory_in_the_op():
     kept = []
     while True:
         kept.append(bytearray(MB))
-
-
-@dg.op(tags=limits(time="1s"))
-def sleeps():
-    time.sleep(60)
-
-
-@dg.op(tags=limits(time="1s"))
-def ignores_sigterm():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    while True:
-        time.sleep(1)
-
-
-@dg.op
-def crashes():
-    os.kill(os.getpid(), 11)
-
-
-@dg.job(executor_def=resource_limit_executor)
-def troubled():
-    one()
-    eats_memory()
-    sleeps()
-    ignores_sigterm()
-    crashes()
-
-
-# --- every way a limit can be passed, each in an op of one run ------------------------------------
 
 
 @dg.op(tags=limits(memory="64MiB"))
@@ -104,9 +78,21 @@ def memory_in_files(context: dg.OpExecutionContext):
 
 
 @dg.op(tags=limits(time="1s"))
+def time_asleep():
+    time.sleep(60)
+
+
+@dg.op(tags=limits(time="1s"))
 def time_in_python():
     while True:
         pass
+
+
+@dg.op(tags=limits(time="1s"))
+def time_ignoring_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(1)
 
 
 @dg.op(tags=limits(time="1s"))
@@ -170,11 +156,13 @@ def no_network_and_content():
 @dg.job(executor_def=resource_limit_executor)
 def rows():
     one()
+    memory_in_the_op()
     memory_in_a_child()
     memory_in_a_grandchild_that_forked_twice()
     memory_leaks_slowly()
     memory_in_files()
     time_in_python()
+    time_ignoring_sigterm()
     time_in_c_holding_the_gil()
     sustained_cpu()
     sustained_cpu_watched()
@@ -245,6 +233,11 @@ def exits_with_seven():
 
 
 @dg.op
+def crashes():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@dg.op
 def leaves_a_daemon(context: dg.OpExecutionContext):
     if os.fork() == 0:
         os.setsid()
@@ -279,6 +272,7 @@ def hostile():
     kills_its_parent()
     exits_without_a_word()
     exits_with_seven()
+    crashes()
     leaves_a_daemon()
     fills_the_pipe()
     succeeds_while_a_child_is_out_of_memory()
@@ -312,8 +306,8 @@ def holds_a_pool(context: dg.OpExecutionContext):
 
 @dg.job(executor_def=resource_limit_executor, hooks={on_failure})
 def mannered():
-    eats_memory()
-    sleeps()
+    memory_in_the_op()
+    time_asleep()
     needs_a_second_attempt()
     holds_a_pool.alias("first_holder")()
     holds_a_pool.alias("second_holder")()

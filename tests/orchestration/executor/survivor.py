@@ -1,5 +1,6 @@
 """Runs a job of ``jobs.py`` by name in a given instance folder; tests interrupt or kill it."""
 
+import os
 import sys
 
 import dagster as dg
@@ -18,6 +19,7 @@ if __name__ == "__main__":
                         "backend": backend,
                         "grace": 0.5,
                         "max_concurrent": 3,
+                        "preload_modules": os.environ.get("PRELOAD", "").split(),
                     }
                 }
             },

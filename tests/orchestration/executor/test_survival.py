@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 
@@ -74,6 +75,28 @@ def test_a_run_whose_process_is_killed_leaves_nothing_behind(tmp_path, backend):
         time.sleep(0.05)
     assert started.alive() == []
     assert started.groups() == []
+
+
+def test_a_run_killed_while_its_zygote_gets_warm_leaves_nothing_behind(tmp_path):
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(120)\n")
+    run = subprocess.Popen(
+        [sys.executable, str(HERE / "survivor.py"), str(tmp_path), "waits", "auto"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{HERE}:{tmp_path}",
+            "PRELOAD": "slow_to_import",
+        },
+    )
+    until = time.monotonic() + 60
+    while not (family := psutil.Process(run.pid).children(recursive=True)):
+        assert time.monotonic() < until and run.poll() is None
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
 
 
 def test_a_cancelled_run_ends_steps_that_listen_and_steps_that_do_not(tmp_path):
