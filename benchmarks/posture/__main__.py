@@ -64,13 +64,13 @@ def main() -> None:
         started = time.perf_counter()
         found = len(security.run_all_security_checks())
         print(f"{found} instances in one call: {time.perf_counter() - started:.1f} s")
-        scheduled_run()
+        scheduled_run(found)
     finally:
         with database.connect(Role.OWNER) as connection:
             connection.execute("DELETE FROM agent_instances WHERE owner_id = %s", (OWNER,))
 
 
-def scheduled_run() -> None:
+def scheduled_run(instances: int) -> None:
     """The job of the schedule, as a run of its own on the platform's Dagster instance."""
     os.environ.update(dagster_home.prepare())
     job = dg.build_reconstructable_job(
@@ -89,7 +89,7 @@ def scheduled_run() -> None:
         (step,) = instance.get_run_step_stats(result.run_id)
         checked = (step.end_time or 0.0) - (step.start_time or 0.0)
         print(
-            f"{INSTANCES} instances in one scheduled run: {seconds:.1f} s, "
+            f"{instances} instances in one scheduled run: {seconds:.1f} s, "
             f"{checked:.1f} s of them in the step (limit 10 s)"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -101,11 +102,9 @@ class Supervisor:
     def start(
         self, key: str, spec: bytes, limits: ResourceLimits, *, grace: float | None = None
     ) -> None:
-        """Start a process as soon as there is a warm zygote; ``Started`` or ``Refused`` follows.
+        """Start a process once there is a warm zygote; ``Started`` or ``Refused`` follows.
 
-        Args:
-            key: names the process in all notices; unique among those running.
-            spec: given to the zygote's handler.
+        ``key`` names it in all notices, ``spec`` is given to the zygote's handler.
         """
         complete = limits.merge(DEFAULT_LIMITS)
         self._orders.append(Order(key, spec, complete, self._grace if grace is None else grace))
@@ -250,8 +249,7 @@ class Supervisor:
     def _timers(self, now: float) -> None:
         self._zygote.tick(now)
         # All in one pass: a wake-up for each of a thousand would cost more than looking at it.
-        monitor = now >= self._next_monitor
-        if monitor:
+        if monitor := now >= self._next_monitor:
             self._next_monitor = now + self._monitor_every
         for watched in list(self._watched.values()):
             if watched.exit is not None:
@@ -286,14 +284,15 @@ class Supervisor:
             self._decide(watched, KillReason.PROCESSES, now, reading.processes)
 
     def _monitor(self, watched: Watched, now: float) -> None:
-        self._look(watched, now)
-        limits, reading = watched.limits, watched.reading
-        used = watched.windows.sustained(now, reading)
+        limits, glance = watched.limits, watched.box.glance()
+        if glance.forks_refused or not limits.enforce_memory_limit:
+            self._look(watched, now)
+        used = watched.windows.sustained(now, glance)
         if used is not None:
             self._passed(watched, KillReason.CPU, now, used)
-        most = None if limits.max_memory_mb is None else limits.max_memory_mb * MB
-        if not limits.enforce_memory_limit and most and (reading.memory_bytes or 0) > most:
-            self._passed(watched, KillReason.MEMORY, now, reading.memory_bytes)
+        memory = watched.reading.memory_bytes or 0
+        if not limits.enforce_memory_limit and memory > (limits.max_memory_mb or math.inf) * MB:
+            self._passed(watched, KillReason.MEMORY, now, memory)
 
     def _attempted(self, watched: Watched, attempt: Attempt) -> None:
         watched.attempts += 1

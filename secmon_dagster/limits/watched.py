@@ -92,15 +92,17 @@ class CpuWindows:
     def sustained(self, now: float, reading: Reading) -> float | None:
         """The mean percentage of the last window, once :data:`WINDOWS` of them were saturated."""
         last, self._last = self._last, (now, reading)
-        if last is None or self._limit is None or reading.cpu_seconds is None:
+        if last is None or self._limit is None:
             return None
         then, before = last
         elapsed = now - then
-        if elapsed <= 0 or before.cpu_seconds is None:
+        if elapsed <= 0:
             return None
-        used = 100.0 * (reading.cpu_seconds - before.cpu_seconds) / elapsed
+        used = None
+        if reading.cpu_seconds is not None and before.cpu_seconds is not None:
+            used = 100.0 * (reading.cpu_seconds - before.cpu_seconds) / elapsed
         if reading.periods is None or before.periods is None:
-            saturated = used > self._limit
+            saturated = used is not None and used > self._limit
         else:
             periods = reading.periods - before.periods
             throttled = (reading.throttled_periods or 0) - (before.throttled_periods or 0)

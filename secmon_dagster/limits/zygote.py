@@ -259,6 +259,9 @@ class _Server:
                 source.seek(0)
                 document = source.read()
             code = self._handler(document, socket.socket(fileno=channel))
+        except SystemExit as leaving:
+            # Foreign code may leave as it would leave a program of its own.
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         except BaseException:
             # The last resort of a child: nothing may return into the zygote's loop.
             sys.excepthook(*sys.exc_info())
@@ -266,7 +269,7 @@ class _Server:
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os._exit(code)
+            os._exit(code & 0xFF)
 
     def _reap(self) -> None:
         while True:

@@ -25,8 +25,9 @@ def detector(tmp_path_factory, base_detector) -> Path:
     return file
 
 
-@pytest.fixture(autouse=True)
-def _detector_in_use(home, detector) -> None:
+@pytest.fixture
+def detector_in_use(home, detector) -> None:
+    """For tests that show the API a prompt."""
     model_file().parent.mkdir(parents=True)
     model_file().hardlink_to(detector)
 

@@ -17,6 +17,8 @@ from secmon_dagster.posture.approvals import request_approval
 from secmon_dagster.posture.service import SecurityMonitoringService
 from secmon_dagster.posture.session import Session
 
+pytestmark = pytest.mark.usefixtures("detector_in_use")
+
 READ, OPERATE, APPROVE, ADMINISTER = "read", "operate", "approve", "administer"
 MAY = {
     "viewer": {READ},

@@ -27,12 +27,14 @@ def api(tmp_path_factory) -> Iterator[SimpleNamespace]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("api") / "log"
+    folder = tmp_path_factory.mktemp("api")
+    log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
             [str(Path(sys.executable).parent / "secmon"), "api", "serve"],
             env=os.environ
             | {
+                "SECMON_HOME": str(folder / "home"),
                 "SECMON_API_PORT": str(port),
                 "SECMON_API_BODY_SECONDS": str(BODY_SECONDS),
                 "SECMON_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",

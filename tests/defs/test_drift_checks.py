@@ -19,11 +19,11 @@ from secmon_dagster.database import transaction
 from secmon_dagster.defs.drift.alerts import alert_delivery_sensor, drift_alert_sensor
 from secmon_dagster.defs.drift.checks import CHECK_TAG, drift_check_job, drift_due_sensor
 from secmon_dagster.drift.history import check_of
-from secmon_dagster.drift.registry import registered
+from secmon_dagster.drift.registry import ModelDriftConfig, list_models, register, registered
 from secmon_dagster.orchestration.components.drift_monitor import DriftMonitor, Monitor
 from secmon_dagster.orchestration.drift_runs import DECLARATION, asset_key, check_model
 from secmon_dagster.settings import get_settings
-from tests.drift_data import frame
+from tests.drift_data import frame, scored
 
 
 @pytest.fixture
@@ -200,6 +200,64 @@ def test_changing_the_yaml_changes_the_registry(
     assert (config.schedule_cron, config.model_version) == ("0 9 * * MON-FRI", "2")
 
 
+def test_labels_strata_and_safety_events_are_declared_and_told(
+    instance: dg.DagsterInstance, tmp_path: Path, received: list[dict[str, Any]]
+) -> None:
+    scored(20_000, seed=1).to_parquet(tmp_path / "scored.parquet")
+    window = scored(4000, seed=2)
+    window["churned"] = 1 - window["churned"]
+    window.loc[window["group"] == "b", "score"] *= 0.6
+    window.to_parquet(tmp_path / "current.parquet")
+    (tmp_path / "events.csv").write_text("event_type,severity\nleak,medium\nleak,medium\n")
+    code = definitions(
+        tmp_path,
+        reference={"path": str(tmp_path / "scored.parquet")},
+        columns={"score": "score", "label": "churned", "strata": ["group"]},
+        safety={"path": str(tmp_path / "events.csv")},
+    )
+    tick(instance, code)
+    make_due()
+    (request,) = tick(instance, code)
+    assert run(instance, code, request).success
+    check = check_of(request.tags[CHECK_TAG])
+    counted = {name: check.metrics[f"{name}_count"] for name in ("performance", "bias")}
+    assert counted == {"performance": 2, "bias": 4}
+    assert (check.alert_level, check.metrics["safety_event_count"]) == ("CRITICAL", 2)
+    alert_delivery_sensor(dg.build_sensor_context(instance=instance))
+    (alert,) = received
+    told = {
+        (each["drift_type"], each["name"])
+        for each in alert["body"]["metadata"]["event_payload"]["raised"]
+    }
+    assert ("performance", "roc_auc") in told
+    assert ("bias", "demographic_parity_gap/group/b") in told
+    assert ("safety", "leak/medium") in told
+    shown = instance.get_latest_materialization_event(asset_key("churn"))
+    assert shown is not None and shown.asset_materialization is not None
+    assert shown.asset_materialization.metadata["performance/roc_auc"].value < 0.5
+
+
+def test_a_monitor_that_is_removed_is_watched_no_more_and_leaves_a_record(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    tick(instance, definitions(tmp_path))
+    register(ModelDriftConfig("by_hand", "1"), datetime.now(UTC))
+    make_due()
+    (request,) = tick(instance, definitions(tmp_path))
+    without = dg.Definitions(jobs=[drift_check_job], sensors=[drift_due_sensor])
+    assert tick(instance, without) == []
+    assert [model.config.model_id for model in list_models()] == ["by_hand"]
+    check = check_of(request.tags[CHECK_TAG])
+    assert (check.status, check.reason) == ("skipped", "its monitor is not declared any more")
+    with transaction() as connection:
+        recorded = connection.execute(
+            "SELECT resource_id FROM audit_outbox WHERE action = 'DRIFT_MONITOR_REMOVED'"
+        ).fetchall()
+    assert recorded == [("churn",)]
+    assert tick(instance, definitions(tmp_path)) == []
+    assert registered("churn").config.model_id == "churn"
+
+
 def test_windows_come_from_an_asset_too(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     @dg.asset(io_manager_key="tables")
     def live() -> Any:
@@ -251,6 +309,7 @@ attributes:
         ({"window": {"inference_log": True, "hours": -1}}, "window.hours"),
         ({"window": {"path": "x.csv", "speed": 1}}, "window.speed"),
         ({"colour": "red"}, "colour"),
+        ({"columns": {"score": "s", "truth": "t"}}, "columns.truth"),
     ],
 )
 def test_a_wrong_attribute_is_named(wrong: dict[str, Any], field: str) -> None:

@@ -55,6 +55,13 @@ class Box(Protocol):
         """Look at the box."""
         ...
 
+    def glance(self) -> Reading:
+        """Look at what sustained CPU and refused forks need, at a tenth of the cost or less.
+
+        ``cpu_seconds`` may be ``None`` while the box has a quota that didn't run out.
+        """
+        ...
+
     def kill(self) -> bool:
         """Send SIGKILL to every process inside, whatever its session, parent or signal mask.
 

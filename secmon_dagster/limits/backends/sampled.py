@@ -106,6 +106,9 @@ class SampledBox:
             forks_refused=self._crowded,
         )
 
+    def glance(self) -> Reading:
+        return self.read()
+
     def _exact_due(self) -> bool:
         return time.monotonic() - self._exact_at > _EXACT_EVERY
 

@@ -26,7 +26,7 @@ from secmon_dagster.orchestration.dagster_internals import (
     has_hooks,
 )
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
-from secmon_dagster.orchestration.executor.declared import limits_of
+from secmon_dagster.orchestration.executor.declared import layer_of, limits_of
 from secmon_dagster.orchestration.executor.events import (
     crash_error,
     limit_failure,
@@ -144,11 +144,13 @@ class StepLoop:
 
     def _start(self, step: ExecutionStep, limits: ResourceLimits) -> Iterator[DagsterEvent]:
         known_state = self._active.get_known_state()
+        layer = layer_of(step.tags, self._context.dagster_run.tags)
         running = self._running[step.key] = RunningStep(
             context=self._context.for_step(step),
             limits=limits,
             run_id=self._context.run_id,
             attempt=known_state.get_retry_state().get_attempt_count(step.key) + 1,
+            isolated=layer is not None and limits.allow_network is False,
         )
         try:
             self._books.trail.step_starts(step.key, limits, running.attempt)
@@ -163,7 +165,8 @@ class StepLoop:
                 "limits": MetadataValue.json(limits.to_json()),
             },
         )
-        self._watch.start(step.key, StepSpec(step.key, known_state).to_json(), limits)
+        spec = StepSpec(step.key, known_state, isolated=running.isolated)
+        self._watch.start(step.key, spec.to_json(), limits)
 
     def _interrupt(self) -> Iterator[DagsterEvent]:
         yield DagsterEvent.engine_event(
@@ -347,6 +350,7 @@ class StepLoop:
             self._active.get_known_state(),
             failure=failure,
             violation=None if violation is None else violation.to_dict(),
+            isolated=step.isolated,
         )
         self._watch.start(key, spec.to_json(), limits)
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from dagster import DagsterInstance
 
-from secmon_dagster.drift.fast_sort import remembered_sort_environment
 from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.limits.entry import outlive_parent
 from secmon_dagster.limits.zygote import Control, Handler, Zygote, serve
@@ -66,12 +65,24 @@ def start_zygote(spec: RunSpec) -> Zygote:
             pass_fds=(theirs.fileno(), document.fileno()),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            # numpy picks its sort when it is imported, so the choice is made before the zygote is.
-            env={**os.environ, **remembered_sort_environment(get_settings().home / "cache")},
+            env={**os.environ, **_sort_environment()},
         )
     # The zygote is waited for by its pid; a Popen that is collected would warn about it.
     process.returncode = 0
     return Zygote(ours, process.pid)
+
+
+def _sort_environment() -> dict[str, str]:
+    """numpy picks its sort when it is imported, so the choice is made before the zygote is.
+
+    Only in a run that has loaded the drift package anyway: importing it here would bring pandas
+    into every run, a second in its process and another in its zygote.
+    """
+    if "secmon_dagster.drift" not in sys.modules:
+        return {}
+    from secmon_dagster.drift.fast_sort import remembered_sort_environment
+
+    return remembered_sort_environment(get_settings().home / "cache")
 
 
 def main(link_fd: int, spec_fd: int) -> None:

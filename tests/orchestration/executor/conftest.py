@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster import DagsterInstance
+
+from secmon_dagster.orchestration.dagster_internals import ReconstructableJob
 
 # Not first: Dagster's loader leaves out the first entry.
 sys.path.append(str(Path(__file__).parent))
@@ -38,16 +40,19 @@ def run(instance: DagsterInstance) -> Any:
         config: Mapping[str, Any] | None = None,
         target: Any = None,
         stock: bool = False,
+        selection: Sequence[str] | None = None,
     ) -> Run:
-        name = f"{job.name} {config}"
+        to_run = job if isinstance(job, ReconstructableJob) else dg.reconstructable(target or job)
+        name = f"{to_run.job_name} {config} {selection}"
         if name not in known:
             executor = {"max_concurrent": 2, **(config or {})}
             if not stock:
                 executor = {"grace": 1.0, "audit": "off", **executor}
             result = dg.execute_job(
-                dg.reconstructable(target or job),
+                to_run,
                 instance=instance,
                 run_config={"execution": {"config": executor}},
+                op_selection=selection,
             )
             known[name] = Run(result, instance)
         return known[name]

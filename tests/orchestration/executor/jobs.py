@@ -11,8 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from secmon_dagster.limits import limits
+from secmon_dagster.limits import LAYER_TAG, limits
 from secmon_dagster.orchestration.executor import resource_limit_executor
+from secmon_dagster.settings import get_settings
 
 MB = 1024 * 1024
 
@@ -153,9 +154,28 @@ def no_network_and_content():
     assert right.recv(1) == b"x"
 
 
+def _sees_a_secret() -> bool:
+    block = Path("/proc/self/environ").read_text()
+    found = os.environ.get("SECMON_DATABASE_URL") or get_settings().database_url
+    return bool(found) or "postgresql" in block
+
+
+@dg.op
+def sees_the_secrets_of_the_run():
+    assert _sees_a_secret()
+
+
+@dg.op(tags={LAYER_TAG: "strict"})
+def sees_no_secret_in_a_layer_without_network():
+    assert not _sees_a_secret()
+    assert os.environ["PATH"]
+
+
 @dg.job(executor_def=resource_limit_executor)
 def rows():
     one()
+    sees_the_secrets_of_the_run()
+    sees_no_secret_in_a_layer_without_network()
     memory_in_the_op()
     memory_in_a_child()
     memory_in_a_grandchild_that_forked_twice()
@@ -233,6 +253,11 @@ def exits_with_seven():
 
 
 @dg.op
+def returns_what_can_not_be_pickled():
+    return lambda: None
+
+
+@dg.op
 def crashes():
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -272,6 +297,7 @@ def hostile():
     kills_its_parent()
     exits_without_a_word()
     exits_with_seven()
+    returns_what_can_not_be_pickled()
     crashes()
     leaves_a_daemon()
     fills_the_pipe()
@@ -288,7 +314,7 @@ def on_failure(context: dg.HookContext):
     context.log.info(f"hook saw {type(error).__name__} {kind}")
 
 
-# --- retries and pools ----------------------------------------------------------------------------
+# --- retries of violations ------------------------------------------------------------------------
 
 
 @dg.op(tags=limits(memory="64MiB"), retry_policy=dg.RetryPolicy(max_retries=1, delay=0.1))
@@ -298,96 +324,14 @@ def needs_a_second_attempt(context: dg.OpExecutionContext):
     return context.retry_number
 
 
-@dg.op(pool="narrow")
-def holds_a_pool(context: dg.OpExecutionContext):
-    context.log.info("in the pool")
-    time.sleep(0.2)
-
-
 @dg.job(executor_def=resource_limit_executor, hooks={on_failure})
-def mannered():
+def violated():
     memory_in_the_op()
     time_asleep()
     needs_a_second_attempt()
-    holds_a_pool.alias("first_holder")()
-    holds_a_pool.alias("second_holder")()
 
 
-# --- everything an ordinary job does, to compare executors ----------------------------------------
-
-
-@dg.op(out=dg.DynamicOut())
-def three_parts():
-    for number in range(3):
-        yield dg.DynamicOutput(number, mapping_key=f"part_{number}")
-
-
-@dg.op
-def double(number: int) -> int:
-    return 2 * number
-
-
-@dg.op
-def total(numbers: list[int]) -> int:
-    assert sorted(numbers) == [0, 2, 4]
-    return sum(numbers)
-
-
-@dg.op(out={"yes": dg.Out(is_required=False), "no": dg.Out(is_required=False)})
-def chooses_yes():
-    yield dg.Output(1, "yes")
-
-
-@dg.op
-def after_the_choice(value):
-    return value
-
-
-@dg.op(retry_policy=dg.RetryPolicy(max_retries=2))
-def succeeds_at_the_second_attempt(context: dg.OpExecutionContext):
-    if context.retry_number == 0:
-        raise dg.RetryRequested(max_retries=2)
-
-
-@dg.op
-def fails_on_purpose():
-    raise dg.Failure("on purpose", metadata={"why": "a test"})
-
-
-@dg.op
-def after_the_failure(value):
-    return value
-
-
-@dg.success_hook
-def on_success(context: dg.HookContext):
-    context.log.info("hook of success")
-
-
-@dg.graph
-def ordinary():
-    total(three_parts().map(double).collect())
-    yes, no = chooses_yes()
-    after_the_choice.alias("taken")(yes)
-    after_the_choice.alias("not_taken")(no)
-    succeeds_at_the_second_attempt()
-    after_the_failure(fails_on_purpose())
-    one.with_hooks({on_success})()
-
-
-ordinary_boxed = ordinary.to_job(name="ordinary_boxed", executor_def=resource_limit_executor)
-ordinary_stock = ordinary.to_job(name="ordinary_stock", executor_def=dg.multiprocess_executor)
-
-
-def define_ordinary_boxed():
-    return ordinary_boxed
-
-
-def define_ordinary_stock():
-    return ordinary_stock
-
-
-# --- resources, assets, pools ---------------------------------------------------------------------
+# --- resources and assets ---------------------------------------------------------------------
 
 
 class Greeter(dg.ConfigurableResource):

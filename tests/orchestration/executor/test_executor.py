@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import jobs
 import pytest
-from dagster import DagsterEventType
+from dagster import AssetKey, DagsterEventType
 
 # Its tests look at the same few runs, which each worker would otherwise execute anew.
 pytestmark = pytest.mark.xdist_group("executor-executor")
@@ -36,3 +36,19 @@ def test_standard_output_of_a_step_is_kept_as_its_compute_log(run, instance):
     key = manager.build_log_key_for_run(done.result.run_id, captured[("second",)])
     assert manager.is_capture_complete(key)
     assert b"to stdout" in manager.get_log_data(key).stdout
+
+
+@pytest.fixture(scope="module")
+def assets(run):
+    return run(jobs.define_assets_job, target=jobs.define_assets_job)
+
+
+def test_assets_checks_and_resources_work_across_steps(assets, instance):
+    assert assets.succeeded
+    event = instance.get_latest_materialization_event(AssetKey("written"))
+    assert event.asset_materialization.metadata["greeting"].value.startswith("hello from")
+    assert len(assets.events(DagsterEventType.ASSET_CHECK_EVALUATION)) == 1
+
+
+def test_what_an_op_says_of_an_asset_is_stored_when_the_op_goes_on(assets):
+    assert "STEP_SUCCESS" in assets.kinds("reads_what_was_written")

@@ -45,6 +45,12 @@ def test_a_step_that_ends_without_a_word_fails_with_how_it_ended(hostile, step, 
     assert hostile.violation(step) is None
 
 
+def test_an_output_that_can_not_be_pickled_fails_its_step_with_the_reason(hostile):
+    error = hostile.failure("returns_what_can_not_be_pickled").error
+    assert "pickle" in error.to_string()
+    assert hostile.violation("returns_what_can_not_be_pickled") is None
+
+
 def test_killing_the_process_that_starts_steps_stops_neither_run_nor_steps(hostile):
     assert "STEP_SUCCESS" in hostile.kinds("kills_its_parent")
     assert "STEP_SUCCESS" in hostile.kinds("one")

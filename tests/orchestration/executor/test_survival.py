@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -28,12 +29,17 @@ class Started:
     """A run in a process of its own, with its three steps at work."""
 
     def __init__(self, folder: Path, backend: str) -> None:
+        config = {"audit": "off", "backend": backend, "grace": 0.5, "max_concurrent": 3}
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "survivor.py"), str(folder), "waits", backend],
+            [sys.executable, str(HERE / "survivor.py"), str(folder)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(HERE)},
+            text=True,
         )
+        self.process.stdin.write(json.dumps(["jobs", "waits", config]))
+        self.process.stdin.close()
         self.folder = folder
         self.pids = self._wait_for_pids()
 
@@ -80,15 +86,16 @@ def test_a_run_whose_process_is_killed_leaves_nothing_behind(tmp_path, backend):
 def test_a_run_killed_while_its_zygote_gets_warm_leaves_nothing_behind(tmp_path):
     (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(120)\n")
     run = subprocess.Popen(
-        [sys.executable, str(HERE / "survivor.py"), str(tmp_path), "waits", "auto"],
+        [sys.executable, str(HERE / "survivor.py"), str(tmp_path)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{HERE}:{tmp_path}",
-            "PRELOAD": "slow_to_import",
-        },
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{tmp_path}"},
+        text=True,
     )
+    config = {"audit": "off", "preload_modules": ["slow_to_import"]}
+    run.stdin.write(json.dumps(["jobs", "waits", config]))
+    run.stdin.close()
     until = time.monotonic() + 60
     while not (family := psutil.Process(run.pid).children(recursive=True)):
         assert time.monotonic() < until and run.poll() is None

@@ -184,6 +184,13 @@ def test_the_other_steps_of_the_run_go_on(rows):
     assert "STEP_SUCCESS" in rows.run.kinds("no_network_and_content")
 
 
+def test_a_layer_that_denies_the_network_keeps_the_secrets_of_the_run_from_its_steps(rows):
+    assert "STEP_SUCCESS" in rows.run.kinds("sees_the_secrets_of_the_run")
+    if not CAPABILITIES.network_namespaces:
+        pytest.skip("no network namespaces here")
+    assert "STEP_SUCCESS" in rows.run.kinds("sees_no_secret_in_a_layer_without_network")
+
+
 def test_the_run_fails_for_its_steps_and_not_for_an_exception(rows):
     [failed] = rows.run.events(DagsterEventType.RUN_FAILURE)
     assert failed.job_failure_data.failure_reason.value == "STEP_FAILURE"
