@@ -62,8 +62,8 @@ class Pages:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         """WSGI: ``GET /metrics``."""
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            start_response("405 Method Not Allowed", [("Allow", "GET, HEAD")])
+        if environ["REQUEST_METHOD"] != "GET":
+            start_response("405 Method Not Allowed", [("Allow", "GET")])
             return [b""]
         if environ["PATH_INFO"] not in ("/metrics", "/"):
             start_response("404 Not Found", [("Content-Type", "text/plain")])

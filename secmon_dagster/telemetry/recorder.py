@@ -10,6 +10,7 @@ import bisect
 import json
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,12 @@ _STATEMENT_SECONDS = 5
 _CATCHING_UP_SECONDS = 3.0
 
 Series = tuple[str, str]  # metric name, labels as canonical JSON
+# Of each histogram: its upper bounds, and their texts with that of infinity.
+_BOUNDS = {
+    metric.name: (metric.buckets, (*(f"{upper:g}" for upper in metric.buckets), "+Inf"))
+    for metric in METRICS.values()
+    if metric.kind is Kind.HISTOGRAM
+}
 
 
 def canonical(labels: dict[str, str]) -> str:
@@ -81,23 +88,26 @@ def spread(increments: Iterable[Increment]) -> dict[Series, Total]:
 
     Buckets are stored apart, not cumulated; :mod:`exporter` cumulates them.
     """
-    found: dict[Series, Total] = {}
-
-    def add(name: str, labels: dict[str, str], value: float, exemplar: str | None) -> None:
-        series = (name, canonical(labels))
-        before = found.get(series)
-        found[series] = Total(value + (before.value if before else 0.0), exemplar)
-
-    for one in increments:
-        metric = METRICS[one.name]
-        if metric.kind is Kind.HISTOGRAM:
-            place = bisect.bisect_left(metric.buckets, one.value)
-            bound = f"{metric.buckets[place]:g}" if place < len(metric.buckets) else "+Inf"
-            add(f"{one.name}_bucket", {**one.labels, "le": bound}, 1.0, one.exemplar)
-            add(f"{one.name}_sum", one.labels, one.value, None)
+    # Labels become canonical at the end: of thousands of rows most are of a few series.
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+    exemplars: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}
+    for name, labels, value, exemplar in increments:
+        key = tuple(labels.items())
+        bounds = _BOUNDS.get(name)
+        if bounds is None:
+            series = (name, key)
+            values[series] += value
         else:
-            add(one.name, one.labels, one.value, one.exemplar)
-    return found
+            upper, texts = bounds
+            series = (f"{name}_bucket", (*key, ("le", texts[bisect.bisect_left(upper, value)])))
+            values[series] += 1.0
+            values[(f"{name}_sum", key)] += value
+        if exemplar is not None:
+            exemplars[series] = exemplar
+    return {
+        (name, canonical(dict(key))): Total(value, exemplars.get((name, key)))
+        for (name, key), value in values.items()
+    }
 
 
 class Recorder:
@@ -197,12 +207,12 @@ class Recorder:
         )
         return rows
 
-    def _add(self, connection: psycopg.Connection[Any], increments: Sequence[Increment]) -> None:
-        bounded = [self._bounded(one) for one in increments]
-        rows = [
-            (name, labels, total.value, total.exemplar)
-            for (name, labels), total in sorted(spread(bounded).items())
-        ]
+    def _add(self, connection: psycopg.Connection[Any], increments: Iterable[Increment]) -> None:
+        found: dict[Series, Total] = {}
+        for series, total in spread(increments).items():
+            place = self._bounded(series)
+            before = found.get(place, Total(0.0))
+            found[place] = Total(before.value + total.value, total.exemplar or before.exemplar)
         with connection.cursor() as cursor:
             cursor.executemany(
                 """INSERT INTO metric_totals (name, labels, value, exemplar)
@@ -210,19 +220,24 @@ class Recorder:
                    SET value = metric_totals.value + excluded.value,
                        changed_at = excluded.changed_at,
                        exemplar = coalesce(excluded.exemplar, metric_totals.exemplar)""",
-                rows,
+                [
+                    (name, labels, total.value, total.exemplar)
+                    for (name, labels), total in sorted(found.items())
+                ],
             )
 
-    def _bounded(self, one: Increment) -> Increment:
-        """The increment, or its share of ``other`` where the metric has too many series."""
-        sets = self._label_sets.setdefault(one.name, set())
-        labels = canonical(one.labels)
-        if labels in sets or not one.labels:
-            return one
-        if len(sets) >= MAX_SERIES:
-            return Increment(one.name, dict.fromkeys(one.labels, "other"), one.value, one.exemplar)
-        sets.add(labels)
-        return one
+    def _bounded(self, series: Series) -> Series:
+        """The series, or that of ``other`` where the metric has too many label sets."""
+        name, text = series
+        labels: dict[str, str] = json.loads(text)
+        family, plain = _label_set(name, labels)
+        sets = self._label_sets.setdefault(family, set())
+        if plain in sets or plain == "{}":
+            return series
+        if len(sets) < MAX_SERIES:
+            sets.add(plain)
+            return series
+        return name, canonical({k: v if k == "le" else "other" for k, v in labels.items()})
 
     def _totals(self) -> dict[Series, Total]:
         """All totals; of the table only what has changed lately is read, by whomever."""
@@ -238,9 +253,8 @@ class Recorder:
         for name, labels, value, exemplar, _ in rows:
             series = (name, canonical(labels))
             if series not in self._known:
-                family = name.removesuffix("_bucket").removesuffix("_sum")
-                plain = {key: value for key, value in labels.items() if key != "le"}
-                self._label_sets.setdefault(family, set()).add(canonical(plain))
+                family, plain = _label_set(name, labels)
+                self._label_sets.setdefault(family, set()).add(plain)
             self._known[series] = Total(value, exemplar)
         return dict(self._known)
 
@@ -279,6 +293,12 @@ class Recorder:
                     rows,
                 )
             connection.execute("DELETE FROM metric_samples WHERE at < %s", [now - _KEEP_SAMPLES])
+
+
+def _label_set(name: str, labels: dict[str, str]) -> tuple[str, str]:
+    """The metric a stored series belongs to, and its labels without a bucket's bound."""
+    family = name.removesuffix("_bucket").removesuffix("_sum")
+    return family, canonical({key: value for key, value in labels.items() if key != "le"})
 
 
 def _cursor(connection: psycopg.Connection[Any], source: str) -> Any:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Increment:
+class Increment(NamedTuple):
     """One step of a counter, or one observation of a histogram.
 
     Attributes:

@@ -35,8 +35,9 @@ from secmon_dagster.vecsec.versions import Connection, Enqueue, in_use, model_fi
 MAX_PER_SOURCE = 500
 _BLIND = 400
 _SUSPECTS = 10
-# What a candidate may lose: less than the bootstrap interval of a blind test of 400 prompts.
-_AUC_SLACK, _BLIND_AUC_SLACK, _FALSE_ALARM_SLACK = 0.005, 0.02, 0.02
+# What a candidate may lose. Of blind AUC, 50 + 50 honest labels of three public families cost up to
+# .008, a hundred flipped labels .09 to .18 (measured).
+_AUC_SLACK, _BLIND_AUC_SLACK, _FALSE_ALARM_SLACK = 0.005, 0.0125, 0.02
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Teaching a detector new labels without training it anew.
 
 The linear part goes on from its weights by stochastic gradient steps over the new rows and its own
-patterns: without these it forgets (recall on blind families fell from .44 to .16, measured). The
-new rows join the patterns of the margin. Embedding, calibration and thresholds stay, so a score
-means what it meant before. One to two seconds, whatever the model was trained on.
+patterns, all of them: with a sample of 600 it forgot (recall on blind families fell from .44 to
+.16, measured). The new rows join the patterns of the margin. Embedding, calibration and thresholds
+stay, so a score means what it meant before. One to two seconds, whatever the model was trained on.
 """
 
 from __future__ import annotations

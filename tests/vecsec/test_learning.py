@@ -18,7 +18,14 @@ from secmon_dagster.errors import (
     NotFoundError,
 )
 from secmon_dagster.orchestration.detector import through_the_gate
-from secmon_dagster.vecsec import DetectorModel, SecAgent, TrainingRow, families, patterns
+from secmon_dagster.vecsec import (
+    DetectorModel,
+    EvilAgent,
+    LegitimateAgent,
+    SecAgent,
+    TrainingRow,
+    patterns,
+)
 from secmon_dagster.vecsec.features import features_of
 from secmon_dagster.vecsec.learning import MAX_PER_SOURCE, Candidate, give_feedback, learn
 from secmon_dagster.vecsec.rules import AttackType
@@ -171,16 +178,17 @@ def test_patterns_are_kept_with_embeddings_and_found_again(
     assert by_index[0].similarity == pytest.approx(by_numpy[0].similarity, abs=0.02)
 
 
-def _flipped() -> list[TrainingRow]:
-    """Blind honest prompts called attacks."""
-    templates = [t for f in families("blind_benign") for t in f.templates][:20]
-    return _rows(1, [f"{text} {n}" for n in range(20) for text in templates], "mallory")
+def _flipped(label: int, source: str = "mallory") -> list[TrainingRow]:
+    """Honest prompts called attacks, or the other way round."""
+    agent = LegitimateAgent(seed=9) if label else EvilAgent(seed=9)
+    return _rows(label, [row.text for row in agent.prompts(100)], source)
 
 
+@pytest.mark.parametrize("label", [0, 1])
 def test_flipped_labels_make_a_worse_candidate_it_is_rejected_and_they_are_taken_back(
-    base: str, database: Database
+    base: str, database: Database, label: int
 ) -> None:
-    give_feedback(_flipped())
+    give_feedback(_flipped(label))
     found = learn("bob", enqueue=enqueue)
     assert (found.accepted, found.refused) == (False, ("mallory",))
     assert "does worse" in found.reason
@@ -191,7 +199,7 @@ def test_flipped_labels_make_a_worse_candidate_it_is_rejected_and_they_are_taken
 
 
 def test_one_poisoned_source_does_not_keep_the_others_from_being_learned(base: str) -> None:
-    give_feedback([*_flipped(), *_rows(1, ATTACKS), *_rows(0, HONEST)])
+    give_feedback([*_flipped(1), *_rows(1, ATTACKS), *_rows(0, HONEST)])
     found = learn("bob", enqueue=enqueue)
     assert (found.accepted, found.refused, found.learned) == (True, ("mallory",), 120)
 
