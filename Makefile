@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# One more than the cores of a small machine: many tests wait for processes they started.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test up lint bench lock clean
@@ -25,7 +27,7 @@ demo: $(INSTALLED) ## Train, gate, release, audit and watch two models; then att
 	@$(BIN)/secmon demo
 
 test: $(INSTALLED) ## The whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 up: $(INSTALLED) ## Database, UI, daemon, API and metrics in the foreground
 	@$(BIN)/secmon up

@@ -245,7 +245,8 @@ class Settings(BaseSettings):
         gt=0,
         le=600,
         validation_alias="SECMON_API_BODY_SECONDS",
-        description="A request's body must have arrived after this long; later ones get 408.",
+        description="The head and the body of a request may each take this long, else 408; "
+        "a client that stops reading is cut off after it.",
     )
     metrics_port: int = Field(
         default=9091,

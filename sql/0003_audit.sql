@@ -94,12 +94,17 @@ CREATE INDEX IF NOT EXISTS audit_checkpoints_created ON secmon.audit_checkpoints
 
 -- Whole partitions that were moved to files, and the entry hashes that stay here so that roots and
 -- proofs can be computed for ever: 32 bytes an entry, at most 4096 entries a row.
+-- A restored partition may be archived again, into another file: the last row counts.
+-- `announcements` are the entries of the range that announce an incarnation, as COPY writes them:
+-- without them the checkpoints from before a restore could not be judged. Each has its leaf.
 CREATE TABLE IF NOT EXISTS secmon.audit_archives (
-  first_seq     bigint      NOT NULL PRIMARY KEY,
+  id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  first_seq     bigint      NOT NULL,
   last_seq      bigint      NOT NULL CHECK (last_seq >= first_seq),
   manifest_id   text        NOT NULL,
   file          text        NOT NULL,
   file_sha256   text        NOT NULL,
+  announcements bytea[]     NOT NULL DEFAULT '{}',
   archived_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE TABLE IF NOT EXISTS secmon.audit_leaves (
@@ -228,18 +233,21 @@ CREATE OR REPLACE FUNCTION secmon.audit_append_batch(
   datas text[], details_list text[]
 ) RETURNS TABLE (entry_id text, seq bigint, "timestamp" timestamptz, entry_hash bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = secmon, pg_temp
+-- One plan for all batches, and one by index: while a table grows, the statistics say that it is
+-- empty, and the planner would read all of it to look up a batch's entry ids (measured: 27 ms for 64).
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-  batch      CONSTANT integer := cardinality(entry_ids);
+  batch       CONSTANT integer := cardinality(entry_ids);
   -- Inside SECURITY DEFINER current_user is the owner; the role in force is in the setting.
-  caller     CONSTANT text := COALESCE(NULLIF(current_setting('role'), 'none'), session_user);
-  head       secmon.audit_head;
-  moment     timestamptz;
-  contents   bytea[];
-  hashes     bytea[];
-  fresh      integer[];
-  last_hash  bytea;
+  caller      CONSTANT text := COALESCE(NULLIF(current_setting('role'), 'none'), session_user);
+  head        secmon.audit_head;
+  moment      timestamptz;
+  data_hashes text[];
+  contents    bytea[];
+  hashes      bytea[];
+  fresh       integer[];
 BEGIN
   -- With a snapshot older than the lock, the head read below would be a past one: a fork.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -255,13 +263,13 @@ BEGIN
     RAISE EXCEPTION 'a batch of % entries; allowed: 1 to 10000', batch
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
-  IF batch <> ALL (ARRAY[
-    cardinality(levels), cardinality(event_types), cardinality(actions), cardinality(actors),
-    cardinality(resource_types), cardinality(resource_ids), cardinality(execution_ids),
-    cardinality(job_ids), cardinality(datas), cardinality(details_list)])
-  THEN
-    RAISE EXCEPTION 'the arrays of a batch differ in length'
-      USING ERRCODE = 'invalid_parameter_value';
+  IF (format('[1:%s]', batch) = ALL (ARRAY[
+    array_dims(entry_ids), array_dims(levels), array_dims(event_types), array_dims(actions),
+    array_dims(actors), array_dims(resource_types), array_dims(resource_ids),
+    array_dims(execution_ids), array_dims(job_ids), array_dims(datas), array_dims(details_list)])
+  ) IS NOT TRUE THEN
+    RAISE EXCEPTION 'an array of the batch is not one-dimensional with subscripts 1 to %', batch
+      USING ERRCODE = 'array_subscript_error';
   END IF;
   IF NOT pg_has_role(caller, 'secmon_service', 'MEMBER') AND EXISTS (
     SELECT FROM unnest(actions) AS a (action) WHERE starts_with(a.action, 'log.'))
@@ -270,19 +278,17 @@ BEGIN
       USING ERRCODE = 'insufficient_privilege';
   END IF;
 
-  -- Before the lock: all hashing that does not depend on the place in the chain.
-  contents := ARRAY(
-    SELECT secmon.audit_content_hash(ARRAY[
-             session_user::text, t.entry_id, t.level, t.event_type, t.action, t.actor,
-             t.resource_type, t.resource_id, t.execution_id, t.job_id, t.data,
-             encode(sha256(convert_to(t.data, 'UTF8')), 'hex'), t.details])
-      FROM unnest(entry_ids, levels, event_types, actions, actors, resource_types, resource_ids,
-                  execution_ids, job_ids, datas, details_list) WITH ORDINALITY
-           AS t (entry_id, level, event_type, action, actor, resource_type, resource_id,
-                 execution_id, job_id, data, details, place)
-     ORDER BY t.place);
+  -- Before the lock: all hashing that does not depend on the place in the chain. Subscripts, here and
+  -- below, take two thirds of the time of unnest, which copies eleven arrays.
+  FOR i IN 1 .. batch LOOP
+    data_hashes[i] := encode(sha256(convert_to(datas[i], 'UTF8')), 'hex');
+    contents[i] := secmon.audit_content_hash(ARRAY[
+      session_user::text, entry_ids[i], levels[i], event_types[i], actions[i], actors[i],
+      resource_types[i], resource_ids[i], execution_ids[i], job_ids[i], datas[i], data_hashes[i],
+      details_list[i]]);
+  END LOOP;
 
-  SELECT * INTO STRICT head FROM secmon.audit_head FOR UPDATE;
+  SELECT * INTO STRICT head FROM secmon.audit_head WHERE id FOR UPDATE;
 
   IF EXISTS (SELECT FROM secmon.audit_entries e WHERE e.entry_id = ANY (entry_ids))
      OR (batch > 1 AND batch <> (SELECT count(DISTINCT u.id) FROM unnest(entry_ids) AS u (id)))
@@ -336,28 +342,23 @@ BEGIN
   -- Inside the lock, so that time never runs against the order of the chain; if the clock was set
   -- back, it stands still until the clock has caught up.
   moment := GREATEST(clock_timestamp(), head."timestamp");
-  last_hash := head.entry_hash;
+  hashes[0] := head.entry_hash;
   FOR i IN 1 .. batch LOOP
-    last_hash := secmon.audit_entry_hash(head.seq + i, last_hash, moment, contents[i]);
-    hashes[i] := last_hash;
+    hashes[i] := secmon.audit_entry_hash(head.seq + i, hashes[i - 1], moment, contents[i]);
   END LOOP;
 
   INSERT INTO secmon.audit_entries
-  SELECT head.seq + t.place, t.previous_hash, moment, session_user, t.entry_id, t.level,
-         t.event_type, t.action, t.actor, t.resource_type, t.resource_id, t.execution_id, t.job_id,
-         t.data, encode(sha256(convert_to(t.data, 'UTF8')), 'hex'), t.details, t.entry_hash
-    FROM unnest(entry_ids, levels, event_types, actions, actors, resource_types, resource_ids,
-                execution_ids, job_ids, datas, details_list, hashes,
-                head.entry_hash || hashes[1 : batch - 1]) WITH ORDINALITY
-         AS t (entry_id, level, event_type, action, actor, resource_type, resource_id,
-               execution_id, job_id, data, details, entry_hash, previous_hash, place);
+  SELECT head.seq + i, hashes[i - 1], moment, session_user, entry_ids[i], levels[i], event_types[i],
+         actions[i], actors[i], resource_types[i], resource_ids[i], execution_ids[i], job_ids[i],
+         datas[i], data_hashes[i], details_list[i], hashes[i]
+    FROM generate_series(1, batch) AS i;
 
   UPDATE secmon.audit_head
-     SET seq = head.seq + batch, entry_hash = last_hash, "timestamp" = moment;
+     SET seq = head.seq + batch, entry_hash = hashes[batch], "timestamp" = moment
+   WHERE id;
 
   RETURN QUERY
-    SELECT t.entry_id, head.seq + t.place, moment, t.entry_hash
-      FROM unnest(entry_ids, hashes) WITH ORDINALITY AS t (entry_id, entry_hash, place);
+    SELECT entry_ids[i], head.seq + i, moment, hashes[i] FROM generate_series(1, batch) AS i;
 END
 $$;
 

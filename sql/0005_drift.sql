@@ -15,6 +15,8 @@ CREATE TABLE IF NOT EXISTS secmon.drift_models (
   features          text[],
   source            jsonb,
   next_due          timestamptz NOT NULL,
+  -- The code location whose YAML declares it; null for a model configured by hand.
+  declared_by       text,
   configured_at     timestamptz NOT NULL DEFAULT now()
 );
 -- The sensor asks for what is due and nothing else.
@@ -34,6 +36,15 @@ CREATE TABLE IF NOT EXISTS secmon.drift_baselines (
   baseline_hash text NOT NULL CHECK (baseline_hash ~ '^[0-9a-f]{64}$'),
   created_at    timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (model_id, model_version, role, feature)
+);
+
+-- What the outcomes of a version's reference were: performance, calibration curve, gaps by stratum.
+CREATE TABLE IF NOT EXISTS secmon.drift_outcome_baselines (
+  model_id      text NOT NULL,
+  model_version text NOT NULL,
+  body          jsonb NOT NULL,
+  created_at    timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (model_id, model_version)
 );
 
 -- One row a check, from PENDING (due, claimed by a daemon) to its end.
@@ -136,13 +147,19 @@ CREATE TABLE IF NOT EXISTS secmon.inference_log (
   model_version text NOT NULL,
   logged_at     timestamptz NOT NULL DEFAULT now(),
   features      jsonb NOT NULL,
-  prediction    jsonb
+  prediction    jsonb,
+  -- How the caller names the row, so that its label can be added once it is known.
+  inference_id  text,
+  label         jsonb
 );
+CREATE INDEX IF NOT EXISTS inference_log_named ON secmon.inference_log (model_id, inference_id)
+  WHERE inference_id IS NOT NULL;
 -- Windows are the last hours, or the last rows, of one model.
 CREATE INDEX IF NOT EXISTS inference_log_recent
   ON secmon.inference_log (model_id, logged_at DESC, log_id DESC);
 
 GRANT SELECT, INSERT, UPDATE, DELETE
-  ON secmon.inference_log, secmon.drift_models, secmon.drift_baselines, secmon.drift_checks, secmon.drift_metrics,
+  ON secmon.inference_log, secmon.drift_models, secmon.drift_baselines,
+     secmon.drift_outcome_baselines, secmon.drift_checks, secmon.drift_metrics,
      secmon.drift_reports, secmon.drift_model_state, secmon.alert_outbox
   TO secmon_service;

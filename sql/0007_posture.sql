@@ -79,10 +79,14 @@ CREATE TABLE secmon.instance_activities (
   schema_error   text,
   findings       jsonb
 );
--- Newest first for one instance: the profile, the log and every check read through this.
-CREATE INDEX instance_activities_newest ON secmon.instance_activities (instance_id, activity_id DESC);
+-- Newest first for one instance: the profile, the log and every check read through this. By time
+-- first: no other index has that order, so no plan walks through everyone's acts to find a few, and
+-- what is older than the checks look at is not even touched.
+CREATE INDEX instance_activities_newest
+  ON secmon.instance_activities (instance_id, at DESC, activity_id DESC);
 -- Prompts and outputs are rare among many acts, and the scans want just them.
-CREATE INDEX instance_activities_texts ON secmon.instance_activities (instance_id, activity_id DESC)
+CREATE INDEX instance_activities_texts
+  ON secmon.instance_activities (instance_id, at DESC, activity_id DESC)
   WHERE prompt IS NOT NULL OR output IS NOT NULL;
 -- Whether a refusal of the last minute is noted already.
 CREATE INDEX instance_activities_throttled ON secmon.instance_activities (instance_id, at DESC)
@@ -433,17 +437,17 @@ CREATE POLICY own_rows ON secmon.workflow_nodes USING ((SELECT secmon.sees_every
 CREATE VIEW secmon.instance_security_profiles WITH (security_invoker = true) AS
 SELECT p.profile_id, p.instance_id, p.layer_id,
   (SELECT coalesce(jsonb_agg(jsonb_build_object('prompt', a.prompt, 'timestamp', a.at)
-                             ORDER BY a.activity_id), '[]'::jsonb)
+                             ORDER BY a.at, a.activity_id), '[]'::jsonb)
      FROM (SELECT prompt, at, activity_id FROM secmon.instance_activities
             WHERE instance_id = p.instance_id AND prompt IS NOT NULL
               AND (prompt IS NOT NULL OR output IS NOT NULL)
-            ORDER BY activity_id DESC LIMIT 100) a) AS prompt_history,
+            ORDER BY at DESC, activity_id DESC LIMIT 100) a) AS prompt_history,
   (SELECT coalesce(jsonb_agg(jsonb_build_object('action', a.action, 'timestamp', a.at,
                                                 'details', a.details)
-                             ORDER BY a.activity_id), '[]'::jsonb)
+                             ORDER BY a.at, a.activity_id), '[]'::jsonb)
      FROM (SELECT action, at, details, activity_id FROM secmon.instance_activities
             WHERE instance_id = p.instance_id
-            ORDER BY activity_id DESC LIMIT 100) a) AS activity_log,
+            ORDER BY at DESC, activity_id DESC LIMIT 100) a) AS activity_log,
   p.security_score, p.status, p.attached_at, p.updated_at
 FROM secmon.security_profiles p;
 

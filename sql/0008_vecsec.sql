@@ -164,16 +164,24 @@ CREATE TABLE IF NOT EXISTS secmon.metric_cursors (
   updated_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Drift checks are counted by the time they ended.
+CREATE INDEX IF NOT EXISTS drift_checks_finished ON secmon.drift_checks (finished_at)
+  WHERE finished_at IS NOT NULL;
+
 -- Totals since ever; a source's rows may be pruned once counted.
 CREATE TABLE IF NOT EXISTS secmon.metric_totals (
   name      text NOT NULL,
   labels    jsonb NOT NULL,
   value     double precision NOT NULL,
   exemplar  text,
+  changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (name, labels)
 );
+-- An exporter knows the totals; it reads what has changed since.
+CREATE INDEX IF NOT EXISTS metric_totals_changed ON secmon.metric_totals (changed_at);
 
--- One sample a minute and series, for export without a Prometheus.
+-- One sample a minute of each series that changed, and of all once an hour: for export without a
+-- Prometheus.
 CREATE TABLE IF NOT EXISTS secmon.metric_samples (
   at      timestamptz NOT NULL,
   name    text NOT NULL,
@@ -191,7 +199,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
   secmon.metric_cursors, secmon.metric_totals, secmon.metric_samples TO secmon_service;
 
 -- Dagster's tables belong to the migrating user and may not exist yet: this looks when it is asked.
--- Gives gauges as (metric, labels, value); counts use indexes or small tables.
+-- Gives gauges as (metric, labels, value); counts use indexes or small tables. A clock that was put
+-- back makes no age negative.
 RESET ROLE;
 CREATE OR REPLACE FUNCTION secmon.dagster_metrics()
 RETURNS TABLE (name text, labels jsonb, value double precision)
@@ -211,15 +220,15 @@ BEGIN
          FROM public.runs WHERE status = ''QUEUED''';
     RETURN QUERY EXECUTE
       'SELECT ''secmon_dagster_oldest_queued_seconds''::text, ''{}''::jsonb,
-              coalesce(extract(epoch FROM (now() AT TIME ZONE ''UTC'') - min(create_timestamp)),
-                       0)::float8
+              greatest(0, extract(epoch FROM (now() AT TIME ZONE ''UTC'')
+                                             - min(create_timestamp)))::float8
          FROM public.runs WHERE status = ''QUEUED''';
   END IF;
   IF to_regclass('public.daemon_heartbeats') IS NOT NULL THEN
     RETURN QUERY EXECUTE
       'SELECT ''secmon_dagster_daemon_heartbeat_age_seconds''::text,
               jsonb_build_object(''daemon'', daemon_type),
-              extract(epoch FROM (now() AT TIME ZONE ''UTC'') - timestamp)::float8
+              greatest(0, extract(epoch FROM (now() AT TIME ZONE ''UTC'') - timestamp))::float8
          FROM public.daemon_heartbeats';
   END IF;
 END

@@ -34,3 +34,21 @@ def frame(rows: int = 2000, *, seed: int = 0, shift: float = 0.0) -> pd.DataFram
             "channel": rng.choice(["web", "shop", "phone"], rows, p=[0.6, 0.3, 0.1]),
         }
     )
+
+
+def scored(rows: int, *, seed: int, blur: float = 1.0) -> pd.DataFrame:
+    """A feature, a calibrated score, the label it predicts, and two ways to group people.
+
+    ``blur`` below 1 draws the scores towards a half; they stay calibrated.
+    """
+    rng = np.random.default_rng(seed)
+    score = 0.5 + blur * (rng.beta(0.8, 0.8, rows) - 0.5)
+    return pd.DataFrame(
+        {
+            "tenure": rng.gamma(2.0, 12.0, rows),
+            "score": score,
+            "churned": (rng.random(rows) < score).astype(float),
+            "group": rng.choice(["a", "b"], rows),
+            "region": rng.choice([f"r{i}" for i in range(12)], rows),
+        }
+    )

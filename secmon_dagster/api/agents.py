@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
-from secmon_dagster.api.auth import Operator, Reader
 from secmon_dagster.api.problems import documented
 from secmon_dagster.api.schemas import (
-    After,
     ExecuteIn,
     ExecutionId,
-    IdempotencyKey,
-    IfNoneMatch,
     InstanceId,
     InstanceIn,
-    Limit,
     SubWorkflowIn,
     WorkflowId,
     WorkflowIn,
 )
-from secmon_dagster.api.work import read, write
+from secmon_dagster.api.work import Operates, Pages, Reads
 from secmon_dagster.errors import NotFoundError
 from secmon_dagster.posture import (
     AgentInstance,
@@ -33,13 +28,9 @@ router = APIRouter(prefix="/api/agent", tags=["agent"])
 
 
 @router.post("/instances", status_code=201, response_model=AgentInstance)
-def create_instance(
-    request: Request, who: Operator, body: InstanceIn, idempotency_key: IdempotencyKey = None
-) -> Response:
+def create_instance(call: Operates, body: InstanceIn) -> Response:
     """Declare an agent."""
-    return write(
-        request,
-        who,
+    return call.write(
         lambda session: AgentManagementService(session).create_instance(**body.model_dump()),
         body=body,
         status=201,
@@ -48,41 +39,27 @@ def create_instance(
 
 
 @router.get("/instances", response_model=list[AgentInstance])
-def list_instances(
-    request: Request,
-    who: Reader,
-    limit: Limit = 100,
-    after: After = "",
-    if_none_match: IfNoneMatch = None,
-) -> Response:
+def list_instances(call: Reads, page: Pages) -> Response:
     """Agents by id."""
-    return read(
-        request,
-        who,
-        lambda session: AgentManagementService(session).list_instances(limit=limit, after=after),
+    return call.read(
+        lambda session: AgentManagementService(session).list_instances(
+            limit=page.limit, after=page.after
+        ),
         after=lambda instance: str(instance.instance_id),
-        limit=limit,
+        limit=page.limit,
     )
 
 
 @router.get("/instances/{instance_id}", response_model=AgentInstance)
-def get_instance(
-    request: Request, who: Reader, instance_id: InstanceId, if_none_match: IfNoneMatch = None
-) -> Response:
+def get_instance(call: Reads, instance_id: InstanceId) -> Response:
     """One agent."""
-    return read(
-        request, who, lambda session: AgentManagementService(session).get_instance(instance_id)
-    )
+    return call.read(lambda session: AgentManagementService(session).get_instance(instance_id))
 
 
 @router.post("/workflows", status_code=201, response_model=AgentWorkflow)
-def create_workflow(
-    request: Request, who: Operator, body: WorkflowIn, idempotency_key: IdempotencyKey = None
-) -> Response:
+def create_workflow(call: Operates, body: WorkflowIn) -> Response:
     """Declare a workflow: a Dagster job and its run config."""
-    return write(
-        request,
-        who,
+    return call.write(
         lambda session: AgentManagementService(session).create_workflow(**body.model_dump()),
         body=body,
         status=201,
@@ -91,31 +68,21 @@ def create_workflow(
 
 
 @router.get("/workflows", response_model=list[AgentWorkflow])
-def list_workflows(
-    request: Request,
-    who: Reader,
-    limit: Limit = 100,
-    after: After = "",
-    if_none_match: IfNoneMatch = None,
-) -> Response:
+def list_workflows(call: Reads, page: Pages) -> Response:
     """Workflows by id."""
-    return read(
-        request,
-        who,
-        lambda session: AgentManagementService(session).list_workflows(limit=limit, after=after),
+    return call.read(
+        lambda session: AgentManagementService(session).list_workflows(
+            limit=page.limit, after=page.after
+        ),
         after=lambda workflow: str(workflow.workflow_id),
-        limit=limit,
+        limit=page.limit,
     )
 
 
 @router.get("/workflows/{workflow_id}", response_model=AgentWorkflow)
-def get_workflow(
-    request: Request, who: Reader, workflow_id: WorkflowId, if_none_match: IfNoneMatch = None
-) -> Response:
+def get_workflow(call: Reads, workflow_id: WorkflowId) -> Response:
     """One workflow."""
-    return read(
-        request, who, lambda session: AgentManagementService(session).get_workflow(workflow_id)
-    )
+    return call.read(lambda session: AgentManagementService(session).get_workflow(workflow_id))
 
 
 @router.post(
@@ -124,17 +91,9 @@ def get_workflow(
     response_model=SubWorkflow,
     responses=documented(409),
 )
-def add_sub_workflow(
-    request: Request,
-    who: Operator,
-    parent_id: WorkflowId,
-    body: SubWorkflowIn,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+def add_sub_workflow(call: Operates, parent_id: WorkflowId, body: SubWorkflowIn) -> Response:
     """Put one workflow under another."""
-    return write(
-        request,
-        who,
+    return call.write(
         lambda session: AgentManagementService(session).add_sub_workflow(
             parent_id, body.child_workflow_id, body.execution_order, body.condition
         ),
@@ -144,13 +103,9 @@ def add_sub_workflow(
 
 
 @router.get("/workflows/{parent_id}/subworkflows", response_model=list[SubWorkflow])
-def get_sub_workflows(
-    request: Request, who: Reader, parent_id: WorkflowId, if_none_match: IfNoneMatch = None
-) -> Response:
+def get_sub_workflows(call: Reads, parent_id: WorkflowId) -> Response:
     """The children of a workflow, in order."""
-    return read(
-        request, who, lambda session: AgentManagementService(session).get_sub_workflows(parent_id)
-    )
+    return call.read(lambda session: AgentManagementService(session).get_sub_workflows(parent_id))
 
 
 @router.post(
@@ -159,21 +114,13 @@ def get_sub_workflows(
     response_model=WorkflowExecution,
     responses=documented(409),
 )
-def execute_workflow(
-    request: Request,
-    who: Operator,
-    workflow_id: WorkflowId,
-    body: ExecuteIn,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+def execute_workflow(call: Operates, workflow_id: WorkflowId, body: ExecuteIn) -> Response:
     """Take a workflow on; Dagster's daemon executes it and all beneath it."""
-    if who.instance_id is not None and body.instance_id not in (None, who.instance_id):
+    if call.who.instance_id is not None and body.instance_id not in (None, call.who.instance_id):
         raise NotFoundError(f"There is no agent instance {body.instance_id!r}")
-    return write(
-        request,
-        who,
+    return call.write(
         lambda session: AgentManagementService(session).execute_workflow_with_sub_workflows(
-            workflow_id, body.input_data, instance_id=body.instance_id or who.instance_id
+            workflow_id, body.input_data, instance_id=body.instance_id or call.who.instance_id
         ),
         body=body,
         status=202,
@@ -182,10 +129,6 @@ def execute_workflow(
 
 
 @router.get("/executions/{execution_id}", response_model=WorkflowExecution)
-def get_execution(
-    request: Request, who: Reader, execution_id: ExecutionId, if_none_match: IfNoneMatch = None
-) -> Response:
+def get_execution(call: Reads, execution_id: ExecutionId) -> Response:
     """How an execution stands."""
-    return read(
-        request, who, lambda session: AgentManagementService(session).get_execution(execution_id)
-    )
+    return call.read(lambda session: AgentManagementService(session).get_execution(execution_id))

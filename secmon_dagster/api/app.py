@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import orjson
 import psycopg
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
@@ -17,6 +19,9 @@ from secmon_dagster.api.transport import Transport
 from secmon_dagster.errors import DatabaseUnavailableError, InvalidInputError, SchemaError
 from secmon_dagster.settings import get_settings
 
+JSON = "application/json"
+# By method and path: a body to send and the answer to it, as the API really gave it.
+EXAMPLES = Path(__file__).with_name("examples.json")
 # Endpoints block on the database, never on more connections than its pool has; a few more threads
 # than that let requests that need none (404, 422) pass by.
 THREADS = database.sessions.POOL_SIZE * 2
@@ -106,11 +111,24 @@ def _describe(app: FastAPI) -> None:
             for unused in ("HTTPValidationError", "ValidationError"):
                 parts["schemas"].pop(unused, None)
             parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            examples = orjson.loads(EXAMPLES.read_bytes())
             for path, item in document["paths"].items():
-                for operation in item.values():
+                for method, operation in item.items():
                     if path not in ("/healthz", "/readyz"):
                         operation["security"] = [{"key": []}]
+                    if "requestBody" in operation:
+                        operation["responses"] |= problems.documented("408", "413")
+                    _exemplify(operation, examples.get(f"{method.upper()} {path}", {}))
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _exemplify(operation: dict[str, Any], example: dict[str, Any]) -> None:
+    """Show what a call takes and what a success answers."""
+    success = next(one for status, one in operation["responses"].items() if status < "300")
+    if "response" in example:
+        success.setdefault("content", {}).setdefault(JSON, {})["example"] = example["response"]
+    if "request" in example:
+        operation["requestBody"]["content"][JSON]["example"] = example["request"]

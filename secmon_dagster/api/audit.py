@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
 
-from secmon_dagster.api.auth import Approver, Reader
 from secmon_dagster.api.problems import documented
-from secmon_dagster.api.schemas import IfNoneMatch, Limit
-from secmon_dagster.api.work import read
+from secmon_dagster.api.schemas import Limit
+from secmon_dagster.api.work import Audits, Reads
 from secmon_dagster.audit import get_audit_logger
 from secmon_dagster.errors import NotFoundError
 from secmon_dagster.posture.session import Session
@@ -52,20 +51,16 @@ def _visible(session: Session, entry_id: str) -> Any:
 
 @router.get("/entries")
 def get_trail(
-    request: Request,
-    who: Reader,
+    call: Reads,
     actor: Text = None,
     resource_type: Text = None,
     resource_id: Text = None,
     execution_id: Text = None,
     limit: Limit = 100,
     before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
-    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Entries, newest first: the caller's own and those of their runs; all for approvers."""
-    return read(
-        request,
-        who,
+    return call.read(
         lambda session: _trail(
             session,
             limit,
@@ -82,17 +77,13 @@ def get_trail(
 
 
 @router.get("/entries/{entry_id}")
-def get_entry(
-    request: Request, who: Reader, entry_id: EntryId, if_none_match: IfNoneMatch = None
-) -> Response:
+def get_entry(call: Reads, entry_id: EntryId) -> Response:
     """One entry."""
-    return read(request, who, lambda session: _visible(session, entry_id))
+    return call.read(lambda session: _visible(session, entry_id))
 
 
 @router.get("/entries/{entry_id}/proof", responses=documented(500))
-def get_proof(
-    request: Request, who: Reader, entry_id: EntryId, if_none_match: IfNoneMatch = None
-) -> Response:
+def get_proof(call: Reads, entry_id: EntryId) -> Response:
     """A proof, checkable offline, that the entry is under the latest checkpoint."""
 
     def prove(session: Session) -> Any:
@@ -111,11 +102,11 @@ def get_proof(
             )
         return get_audit_logger().prove(entry_id)
 
-    return read(request, who, prove)
+    return call.read(prove)
 
 
 @router.get("/checkpoint")
-def get_checkpoint(request: Request, who: Reader, if_none_match: IfNoneMatch = None) -> Response:
+def get_checkpoint(call: Reads) -> Response:
     """The latest signed checkpoint, to keep or to compare with a witness's."""
 
     def latest(session: Session) -> Any:
@@ -129,20 +120,16 @@ def get_checkpoint(request: Request, who: Reader, if_none_match: IfNoneMatch = N
             raise NotFoundError("There is no checkpoint yet")
         return row
 
-    return read(request, who, latest)
+    return call.read(latest)
 
 
 @router.get("/verify", responses=documented(500))
 def verify(
-    request: Request,
-    who: Approver,
+    call: Audits,
     first_seq: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
     last_seq: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
-    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Verify the chain, or a part of it, against the checkpoints. Reads every entry asked for."""
-    return read(
-        request,
-        who,
-        lambda _: get_audit_logger().verification(first_seq=first_seq, last_seq=last_seq).to_dict(),
+    return call.read(
+        lambda _: get_audit_logger().verification(first_seq=first_seq, last_seq=last_seq).to_dict()
     )

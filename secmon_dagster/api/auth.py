@@ -80,10 +80,48 @@ class Principal:
 def principal(request: Request) -> Principal:
     """The caller, known by ``Authorization: Bearer <key>`` or ``X-API-Key``.
 
+    A request is admitted, and counted, once, however often this is asked.
+
     Raises:
         UnauthenticatedError: no key, or one that is unknown, expired or revoked.
         RateLimitedError: the key's requests of this minute are used up.
     """
+    known = getattr(request.state, "principal", None)
+    if isinstance(known, Principal):
+        return known
+    who = _admitted(request)
+    _stay_within_binding(request, who)
+    request.state.principal = who
+    return who
+
+
+def authorised(request: Request, permission: Permission) -> Principal:
+    """The caller, if their role includes ``permission``.
+
+    Raises:
+        PermissionDeniedError: it doesn't; and what :func:`principal` raises.
+    """
+    who = principal(request)
+    if not who.may(permission):
+        raise PermissionDeniedError(f"Role {who.role} may not {permission} here")
+    return who
+
+
+def require(permission: Permission) -> Callable[[Request], Principal]:
+    """A dependency: :func:`authorised`."""
+
+    def check(request: Request) -> Principal:
+        return authorised(request, permission)
+
+    return check
+
+
+Reader = Annotated[Principal, Depends(require(Permission.READ))]
+Operator = Annotated[Principal, Depends(require(Permission.OPERATE))]
+Approver = Annotated[Principal, Depends(require(Permission.APPROVE))]
+
+
+def _admitted(request: Request) -> Principal:
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     key = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
     if not key:
@@ -111,26 +149,7 @@ def principal(request: Request) -> Principal:
             retry_after=budget.reset_seconds,
             limit=budget.quota,
         )
-    who = Principal(row["user_id"], ApiRole(row["role"]), key_id, row["instance_id"])
-    _stay_within_binding(request, who)
-    return who
-
-
-def require(permission: Permission) -> Callable[[Principal], Principal]:
-    """A dependency: the caller, if their role includes ``permission``."""
-
-    def check(who: Annotated[Principal, Depends(principal)]) -> Principal:
-        if not who.may(permission):
-            raise PermissionDeniedError(f"Role {who.role} may not {permission} here")
-        return who
-
-    return check
-
-
-Reader = Annotated[Principal, Depends(require(Permission.READ))]
-Operator = Annotated[Principal, Depends(require(Permission.OPERATE))]
-Approver = Annotated[Principal, Depends(require(Permission.APPROVE))]
-Administrator = Annotated[Principal, Depends(require(Permission.ADMINISTER))]
+    return Principal(row["user_id"], ApiRole(row["role"]), key_id, row["instance_id"])
 
 
 def _stay_within_binding(request: Request, who: Principal) -> None:

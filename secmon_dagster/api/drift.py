@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from secmon_dagster.api.auth import Operator, Reader
 from secmon_dagster.api.problems import documented
-from secmon_dagster.api.schemas import After, IdempotencyKey, IfNoneMatch, Limit
-from secmon_dagster.api.work import read, write
+from secmon_dagster.api.schemas import Limit
+from secmon_dagster.api.work import Operates, Pages, Reads
 from secmon_dagster.drift import get_drift_scheduler
 
 router = APIRouter(prefix="/api/drift", tags=["drift"])
@@ -32,53 +31,37 @@ class WindowIn(BaseModel):
 
 
 @router.get("/models")
-def list_models(
-    request: Request,
-    who: Reader,
-    limit: Limit = 100,
-    after: After = "",
-    if_none_match: IfNoneMatch = None,
-) -> Response:
+def list_models(call: Reads, page: Pages) -> Response:
     """Watched models by id, with their next check."""
-    return read(
-        request,
-        who,
-        lambda _: get_drift_scheduler().get_schedule(limit=limit, after=after)["schedules"],
+    return call.read(
+        lambda _: get_drift_scheduler().get_schedule(limit=page.limit, after=page.after)[
+            "schedules"
+        ],
         after=lambda model: str(model["model_id"]),
-        limit=limit,
+        limit=page.limit,
     )
 
 
 @router.post("/models/{model_id}/run", responses=documented(500))
-def run_check(
-    request: Request,
-    who: Operator,
-    model_id: ModelId,
-    body: WindowIn,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+def run_check(call: Operates, model_id: ModelId, body: WindowIn) -> Response:
     """Check rows now. Rows that can't be compared end as a failed check, not as an error."""
 
     def check(_: Any) -> Any:
         rows = pd.DataFrame(body.input_data)
         return get_drift_scheduler().run_scheduled(model_id, input_data=rows).to_dict()
 
-    return write(request, who, check, body=body)
+    return call.write(check, body=body)
 
 
 @router.get("/history")
 def get_history(
-    request: Request,
-    who: Reader,
+    call: Reads,
     model_id: Annotated[str | None, Query(pattern=r"^[^\x00]{1,200}$")] = None,
     status: Literal["completed", "failed", "skipped", "running", "pending"] | None = None,
     limit: Limit = 50,
-    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Checks, newest first."""
-    return read(
-        request,
-        who,
+    return call.read(
         lambda _: [
             result.to_dict()
             for result in get_drift_scheduler().get_execution_history(model_id, status, limit)
@@ -87,6 +70,6 @@ def get_history(
 
 
 @router.get("/statistics")
-def get_statistics(request: Request, who: Reader, if_none_match: IfNoneMatch = None) -> Response:
+def get_statistics(call: Reads) -> Response:
     """Totals over all models."""
-    return read(request, who, lambda _: get_drift_scheduler().get_statistics())
+    return call.read(lambda _: get_drift_scheduler().get_statistics())

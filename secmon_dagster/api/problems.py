@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
+from secmon_dagster.api.auth import principal
 from secmon_dagster.errors import (
     InvalidInputError,
     NotFoundError,
@@ -103,15 +104,14 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
             {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
             for item in error.errors()
         ]
-        # JSON that doesn't parse is as little the input asked for as a wrong field.
-        detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
-        return respond(
-            request, InvalidInputError.status, InvalidInputError.problem_type, detail, errors=errors
-        )
+        return _unfit(request, errors)
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.BAD_REQUEST:
+            # JSON that doesn't even decode is as little the input asked for as a wrong field.
+            return _unfit(request, [{"field": "body", "message": "is no JSON in UTF-8"}])
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             # Starlette names the methods of the first route that matched, not of all of them.
             headers["Allow"] = ", ".join(sorted(_allowed_methods([app.router, *routers], request)))
@@ -139,6 +139,21 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
         )
 
 
+def _unfit(request: Request, errors: Sequence[Mapping[str, str]]) -> Response:
+    """The response to input that isn't what the endpoint takes.
+
+    Who may not call at all learns nothing of what a call takes, and every try counts.
+    """
+    try:
+        principal(request)
+    except SecmonError as refused:
+        return of_error(request, refused)
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
+    return respond(
+        request, InvalidInputError.status, InvalidInputError.problem_type, detail, errors=errors
+    )
+
+
 def _allowed_methods(routers: Sequence[APIRouter], request: Request) -> set[str]:
     methods: set[str] = set()
     for route in (route for router in routers for route in router.routes):
@@ -147,11 +162,11 @@ def _allowed_methods(routers: Sequence[APIRouter], request: Request) -> set[str]
     return methods
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def documented(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for problems with these statuses."""
     return {
         status: {
-            "description": HTTPStatus(status).phrase,
+            "description": HTTPStatus(int(status)).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses

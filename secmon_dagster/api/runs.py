@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from secmon_dagster.api.auth import Approver, Reader
 from secmon_dagster.api.problems import documented
-from secmon_dagster.api.schemas import IdempotencyKey, IfNoneMatch, Limit, RunId
-from secmon_dagster.api.work import read, write
+from secmon_dagster.api.schemas import Limit, RunId
+from secmon_dagster.api.work import Approves, Reads
 from secmon_dagster.posture import SecurityMonitoringService, Violation
 from secmon_dagster.posture.approvals import RunApproval, decide, list_approvals
 from secmon_dagster.posture.session import Session
@@ -30,25 +29,16 @@ class RunDecisionIn(BaseModel):
 
 
 @router.get("/violations", response_model=list[Violation])
-def list_violations(
-    request: Request, who: Reader, limit: Limit = 100, if_none_match: IfNoneMatch = None
-) -> Response:
+def list_violations(call: Reads, limit: Limit = 100) -> Response:
     """Violations of all instances the caller may see, newest first."""
-    return read(
-        request,
-        who,
+    return call.read(
         lambda session: SecurityMonitoringService(session).get_violations(limit=limit),
     )
 
 
 @router.get("/usage")
 def get_usage(
-    request: Request,
-    who: Reader,
-    run_id: Text = None,
-    job_name: Text = None,
-    limit: Limit = 100,
-    if_none_match: IfNoneMatch = None,
+    call: Reads, run_id: Text = None, job_name: Text = None, limit: Limit = 100
 ) -> Response:
     """What steps used, newest first."""
 
@@ -65,52 +55,32 @@ def get_usage(
                 limit,
             )
 
-    return read(request, who, usage)
+    return call.read(usage)
 
 
 @router.get("/approvals/runs", response_model=list[RunApproval])
 def list_run_approvals(
-    request: Request,
-    who: Reader,
-    state: Literal["pending", "approved", "denied"] = "pending",
-    limit: Limit = 100,
-    if_none_match: IfNoneMatch = None,
+    call: Reads, state: Literal["pending", "approved", "denied"] = "pending", limit: Limit = 100
 ) -> Response:
     """Runs that wait for a second person, or were decided, oldest first."""
-    return read(request, who, lambda session: list_approvals(session, state=state, limit=limit))
+    return call.read(lambda session: list_approvals(session, state=state, limit=limit))
 
 
 @router.post(
     "/approvals/runs/{run_id}/approve", response_model=RunApproval, responses=documented(409)
 )
-def approve_run(
-    request: Request,
-    who: Approver,
-    run_id: RunId,
-    body: RunDecisionIn,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+def approve_run(call: Approves, run_id: RunId, body: RunDecisionIn) -> Response:
     """Let a waiting run go; the one who asked for it can't."""
-    return write(
-        request,
-        who,
+    return call.write(
         lambda session: decide(session, run_id, approve=True, reason=body.reason),
         body=body,
     )
 
 
 @router.post("/approvals/runs/{run_id}/deny", response_model=RunApproval, responses=documented(409))
-def deny_run(
-    request: Request,
-    who: Approver,
-    run_id: RunId,
-    body: RunDecisionIn,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+def deny_run(call: Approves, run_id: RunId, body: RunDecisionIn) -> Response:
     """End a waiting run; the one who asked for it can't."""
-    return write(
-        request,
-        who,
+    return call.write(
         lambda session: decide(session, run_id, approve=False, reason=body.reason),
         body=body,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,16 +17,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secmon_dagster.api.rate_limit import Budget
 
+LINGER_SECONDS = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _log = logging.getLogger("secmon.api.access")
 
 
-class _TooLargeError(Exception):
-    """The body is over the limit."""
+@dataclass(eq=False)
+class _RefusedError(Exception):
+    """A request the application never sees.
 
+    Attributes:
+        unread: whether more of its body is on the way.
+    """
 
-class _TooSlowError(Exception):
-    """The body took too long to arrive."""
+    status: int
+    problem_type: str
+    detail: str
+    unread: bool = False
 
 
 class Transport:
@@ -49,7 +58,8 @@ class Transport:
         offered = headers.get("x-request-id", "")
         # Only an id that can't break a header or a log line is taken over.
         request_id = offered if _REQUEST_ID.fullmatch(offered) else str(uuid.uuid4())
-        state = scope.setdefault("state", {})
+        # Its own, whatever the server does: who calls is kept there.
+        state = scope["state"] = dict(scope.get("state", {}))
         state["request_id"] = request_id
         started, status = time.perf_counter(), 0
 
@@ -68,25 +78,10 @@ class Transport:
 
         try:
             body = await self._body(headers, receive)
+        except _RefusedError as refused:
+            await _refuse(finish, receive, scope, request_id, refused)
+        else:
             await self._app(scope, _replay(body, receive), finish)
-        except _TooLargeError:
-            await _refuse(
-                finish,
-                scope,
-                request_id,
-                413,
-                "content-too-large",
-                f"A body may have {self._max_body_bytes} bytes",
-            )
-        except _TooSlowError:
-            await _refuse(
-                finish,
-                scope,
-                request_id,
-                408,
-                "request-timeout",
-                f"The body did not arrive within {self._body_seconds:g} s",
-            )
         finally:
             _log.info(
                 "%s %s %s %.1f ms request_id=%s",
@@ -100,7 +95,7 @@ class Transport:
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         announced = headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_body_bytes:
-            raise _TooLargeError
+            raise self._too_large(unread=True)
         if not announced and "transfer-encoding" not in headers:
             return b""
         parts, size, more = [], 0, True
@@ -109,15 +104,23 @@ class Transport:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _TooSlowError
+                        raise self._too_slow()
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    if size > self._max_body_bytes:
-                        raise _TooLargeError
                     more = message.get("more_body", False)
+                    if size > self._max_body_bytes:
+                        raise self._too_large(unread=more)
         except TimeoutError:
-            raise _TooSlowError from None
+            raise self._too_slow() from None
         return b"".join(parts)
+
+    def _too_large(self, *, unread: bool) -> _RefusedError:
+        detail = f"A body may have {self._max_body_bytes} bytes"
+        return _RefusedError(413, "content-too-large", detail, unread)
+
+    def _too_slow(self) -> _RefusedError:
+        detail = f"The body did not arrive within {self._body_seconds:g} s"
+        return _RefusedError(408, "request-timeout", detail)
 
 
 def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
@@ -134,14 +137,19 @@ def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
 
 
 async def _refuse(
-    send: Send, scope: Scope, request_id: str, status: int, problem_type: str, detail: str
+    send: Send, receive: Receive, scope: Scope, request_id: str, refused: _RefusedError
 ) -> None:
+    """Answer without the application.
+
+    What is still coming of a large body is read and dropped for a while: closed on a client that
+    is sending, the connection would be reset, and the answer lost with it.
+    """
     body = orjson.dumps(
         {
-            "type": f"/problems/{problem_type}",
-            "title": problem_type.replace("-", " ").title(),
-            "status": status,
-            "detail": detail,
+            "type": f"/problems/{refused.problem_type}",
+            "title": refused.problem_type.replace("-", " ").title(),
+            "status": refused.status,
+            "detail": refused.detail,
             "instance": scope["path"],
             "request_id": request_id,
         }
@@ -149,12 +157,17 @@ async def _refuse(
     await send(
         {
             "type": "http.response.start",
-            "status": status,
+            "status": refused.status,
             "headers": [
                 (b"content-type", b"application/problem+json"),
                 (b"content-length", str(len(body)).encode()),
-                (b"connection", b"close"),  # the rest of the body is not read
+                (b"connection", b"close"),
             ],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while refused.unread and (await receive()).get("more_body", False):
+                pass
+    await send({"type": "http.response.body", "body": b""})

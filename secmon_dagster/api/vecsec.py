@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -11,9 +10,11 @@ from pydantic import BaseModel, Field
 
 from secmon_dagster.api.auth import Operator, Reader
 from secmon_dagster.api.problems import documented
-from secmon_dagster.vecsec import AttackType, SecAgent, TrainingRow
+from secmon_dagster.orchestration.prompts import detector_in_use
+from secmon_dagster.vecsec import AttackType, TrainingRow
 from secmon_dagster.vecsec.events import analyze_and_record
-from secmon_dagster.vecsec.learning import give_feedback, in_use, model_file
+from secmon_dagster.vecsec.inference import configured
+from secmon_dagster.vecsec.learning import give_feedback
 from secmon_dagster.vecsec.retrieval import reader_of, retrieve
 
 router = APIRouter(prefix="/api/vecsec", tags=["vecsec"])
@@ -75,24 +76,15 @@ class FeedbackOut(BaseModel):
     kept: int
 
 
-@lru_cache(maxsize=2)
-def _loaded(_: tuple[int, int]) -> SecAgent:
-    return in_use()
-
-
-def _detector() -> SecAgent:
-    """The detector in use, read anew when its file is replaced."""
-    file = model_file()
-    if not file.exists():
-        in_use()
-    found = file.stat()
-    return _loaded((found.st_mtime_ns, found.st_ino))
-
-
 @router.post("/analyze", response_model=AnalysisOut, responses=documented(413))
 def analyze(who: Reader, body: AnalyzeIn) -> dict[str, Any]:
-    """The verdict on one prompt; it is counted and its hash kept."""
-    return asdict(analyze_and_record(_detector(), body.text, actor=who.user_id))
+    """The verdict on one prompt; it is counted and its hash kept.
+
+    Where an inference service is set up, a flagged prompt is judged by it too; ``decided_by`` says
+    who decided.
+    """
+    found = analyze_and_record(detector_in_use(), body.text, actor=who.user_id, client=configured())
+    return asdict(found)
 
 
 @router.post("/retrieve", response_model=list[DocumentOut], responses=documented(413))

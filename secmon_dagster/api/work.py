@@ -6,15 +6,17 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import orjson
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
 from pydantic import BaseModel
 
-from secmon_dagster.api.auth import Principal
+from secmon_dagster.api.auth import Permission, Principal, authorised
+from secmon_dagster.api.schemas import After, IdempotencyKey, IfNoneMatch, Limit
 from secmon_dagster.database import Role, transaction
 from secmon_dagster.errors import ConflictError, InvalidInputError
 from secmon_dagster.posture.activity import KEEPS_EVIDENCE
@@ -31,75 +33,137 @@ class IdempotencyKeyReusedError(ConflictError):
     problem_type = "idempotency-key-reused"
 
 
-def read(
-    request: Request,
-    who: Principal,
-    fetch: Callable[[Session], Any],
-    *,
-    after: Callable[[Any], str | int] | None = None,
-    cursor: str = "after",
-    limit: int | None = None,
-) -> Response:
-    """Answer a read, with an ETag, or 304 when the caller has it already.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that may be answered once its caller is known to have the permission.
 
-    Args:
-        fetch: reads through a session that sees what the caller may see.
-        after: for a page, where the next one starts; its last item is passed.
+    The caller is looked up when it is first needed, in the thread that then does the work: a
+    dependency that did it would cost another trip between threads.
     """
-    # Own rows only: then not even a mistake in a query can show another tenant's.
-    role = Role.SERVICE if who.sees_all else Role.READER
-    with transaction(role, user_id=who.row_user) as connection:
-        value = fetch(_session(request, who, connection))
-    body = orjson.dumps(value)
-    headers = {"ETag": _etag(body), "Cache-Control": "private, no-cache"}
-    if after is not None and limit is not None and len(value) == limit:
-        query = dict(request.query_params) | {cursor: str(after(value[-1]))}
-        headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
-    if headers["ETag"] in _tags(request.headers.get("if-none-match", "")):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return Response(body, media_type="application/json", headers=headers)
+
+    request: Request
+    permission: Permission
+
+    @property
+    def who(self) -> Principal:
+        """The caller; raises what :func:`~secmon_dagster.api.auth.authorised` does."""
+        return authorised(self.request, self.permission)
+
+    def read(
+        self,
+        fetch: Callable[[Session], Any],
+        *,
+        after: Callable[[Any], str | int] | None = None,
+        cursor: str = "after",
+        limit: int | None = None,
+    ) -> Response:
+        """Answer a read, with an ETag, or 304 when the caller has it already.
+
+        Args:
+            fetch: reads through a session that sees what the caller may see.
+            after: for a page, where the next one starts; its last item is passed.
+        """
+        who = self.who
+        # Own rows only: then not even a mistake in a query can show another tenant's.
+        role = Role.SERVICE if who.sees_all else Role.READER
+        with transaction(role, user_id=who.row_user) as connection:
+            value = fetch(self._session(connection))
+        body = orjson.dumps(value)
+        headers = {"ETag": _etag(body), "Cache-Control": "private, no-cache"}
+        if after is not None and limit is not None and len(value) == limit:
+            query = dict(self.request.query_params) | {cursor: str(after(value[-1]))}
+            headers["Link"] = f'<{self.request.url.path}?{urlencode(query)}>; rel="next"'
+        if headers["ETag"] in _tags(self.request.headers.get("if-none-match", "")):
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return Response(body, media_type="application/json", headers=headers)
+
+    def write(
+        self,
+        act: Callable[[Session], Any],
+        *,
+        body: BaseModel | None = None,
+        status: int = 200,
+        location: Callable[[Any], str] | None = None,
+    ) -> Response:
+        """Answer a write: all of it happens or nothing, and with an Idempotency-Key only once.
+
+        Args:
+            act: writes through a session bound to this request's transaction.
+            body: the parsed body; a repeated key must come with the same one.
+            location: for something created, where it is.
+
+        Raises:
+            InvalidInputError: the Idempotency-Key is not 1 to 200 printable characters.
+            IdempotencyKeyReusedError: the key was used for another request.
+        """
+        who = self.who
+        key = self.request.headers.get("idempotency-key")
+        if key is not None and not _PRINTABLE.fullmatch(key):
+            raise InvalidInputError.of("Idempotency-Key", key[:50], "1 to 200 printable characters")
+        with _transaction(who, key) as connection:
+            if key is not None:
+                stored = _reserve(connection, who, key, self.request, body)
+                if stored is not None:
+                    return stored
+            value = act(self._session(connection))
+            encoded = orjson.dumps(value)
+            headers = {"Cache-Control": "no-store"}
+            if location is not None:
+                headers["Location"] = location(value)
+            if key is not None:
+                connection.execute(
+                    "UPDATE idempotency_keys SET status = %s, headers = %s::jsonb, body = %s "
+                    "WHERE user_id = %s AND key = %s",
+                    (status, orjson.dumps(headers).decode(), encoded, who.user_id, key),
+                )
+        return Response(encoded, status, media_type="application/json", headers=headers)
+
+    def _session(self, connection: Connection) -> Session:
+        @contextmanager
+        def begin() -> Iterator[Connection]:
+            yield connection
+
+        who = self.who
+        return Session(who.user_id, who.row_user, begin, self.request.state.request_id)
 
 
-def write(
-    request: Request,
-    who: Principal,
-    act: Callable[[Session], Any],
-    *,
-    body: BaseModel | None = None,
-    status: int = 200,
-    location: Callable[[Any], str] | None = None,
-) -> Response:
-    """Answer a write: all of it happens or nothing, and with an Idempotency-Key only once.
+# Coroutines, because they wait for nothing: FastAPI gives any other dependency to a worker thread.
 
-    Args:
-        act: writes through a session bound to this request's transaction.
-        body: the parsed body; a repeated key must come with the same one.
-        location: for something created, where it is.
 
-    Raises:
-        InvalidInputError: the Idempotency-Key is not 1 to 200 printable characters.
-        IdempotencyKeyReusedError: the key was used for another request.
-    """
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _PRINTABLE.fullmatch(key):
-        raise InvalidInputError.of("Idempotency-Key", key[:50], "1 to 200 printable characters")
-    with _transaction(who, key) as connection:
-        if key is not None:
-            stored = _reserve(connection, who, key, request, body)
-            if stored is not None:
-                return stored
-        value = act(_session(request, who, connection))
-        encoded = orjson.dumps(value)
-        headers = {"Cache-Control": "no-store"}
-        if location is not None:
-            headers["Location"] = location(value)
-        if key is not None:
-            connection.execute(
-                "UPDATE idempotency_keys SET status = %s, headers = %s::jsonb, body = %s "
-                "WHERE user_id = %s AND key = %s",
-                (status, orjson.dumps(headers).decode(), encoded, who.user_id, key),
-            )
-    return Response(encoded, status, media_type="application/json", headers=headers)
+def _reads(permission: Permission) -> Any:
+    async def called(request: Request, if_none_match: IfNoneMatch = None) -> Call:
+        return Call(request, permission)
+
+    return Depends(called)
+
+
+def _writes(permission: Permission) -> Any:
+    async def called(request: Request, idempotency_key: IdempotencyKey = None) -> Call:
+        return Call(request, permission)
+
+    return Depends(called)
+
+
+Reads = Annotated[Call, _reads(Permission.READ)]
+Audits = Annotated[Call, _reads(Permission.APPROVE)]
+Operates = Annotated[Call, _writes(Permission.OPERATE)]
+Approves = Annotated[Call, _writes(Permission.APPROVE)]
+Administers = Annotated[Call, _writes(Permission.ADMINISTER)]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of a list is wanted."""
+
+    limit: int
+    after: str
+
+
+async def _page(limit: Limit = 100, after: After = "") -> Page:
+    return Page(limit, after)
+
+
+Pages = Annotated[Page, Depends(_page)]
 
 
 @contextmanager
@@ -157,14 +221,6 @@ def _reserve(
         media_type="application/json",
         headers={**headers, "Idempotency-Replayed": "true"},
     )
-
-
-def _session(request: Request, who: Principal, connection: Connection) -> Session:
-    @contextmanager
-    def begin() -> Iterator[Connection]:
-        yield connection
-
-    return Session(who.user_id, who.row_user, begin, request.state.request_id)
 
 
 def _etag(body: bytes) -> str:

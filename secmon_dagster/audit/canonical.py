@@ -68,7 +68,7 @@ def canonical_json(value: Any, *, field: str, max_bytes: int) -> str | None:
             hint="Store the payload as an artifact and log its hash, or raise "
             "SECMON_AUDIT_MAX_PAYLOAD_BYTES.",
         )
-    if _NUL_ESCAPE.search(encoded):
+    if b"\\u0000" in encoded and _NUL_ESCAPE.search(encoded):
         raise EntryRefusedError(f"{field} contains the character U+0000; allowed: any other text")
     return encoded.decode()
 

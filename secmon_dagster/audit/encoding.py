@@ -53,6 +53,7 @@ CONTENT_FIELDS = (
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _NULL = b"\xff\xff\xff\xff"
+_LENGTH = struct.Struct(">i").pack
 _MICROSECOND = timedelta(microseconds=1)
 
 # db_user, entry_id, level | event_type | action, actor, resource_type | the others may be NULL
@@ -64,15 +65,8 @@ _Texts = tuple[
 
 def encode_fields(values: Iterable[str | None]) -> bytes:
     """Length-prefixed UTF-8, -1 for None."""
-    parts = []
-    for value in values:
-        if value is None:
-            parts.append(_NULL)
-        else:
-            encoded = value.encode()
-            parts.append(struct.pack(">i", len(encoded)))
-            parts.append(encoded)
-    return b"".join(parts)
+    encoded = [None if value is None else value.encode() for value in values]
+    return b"".join([_NULL if value is None else _LENGTH(len(value)) + value for value in encoded])
 
 
 def microseconds(moment: datetime) -> int:

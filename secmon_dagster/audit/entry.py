@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
-from uuid import UUID
 
 from secmon_dagster.audit.canonical import canonical_json
 from secmon_dagster.errors import EntryRefusedError
 
 GENESIS_HASH = bytes(32)
+INCARNATION = "log.incarnation"  # the action of an entry that announces a restore
 MAX_TEXT_BYTES = 1024
 
 
@@ -26,6 +26,9 @@ class Level(StrEnum):
     WARN = "warn"
     ERROR = "error"
     CRITICAL = "critical"
+
+
+_LEVELS = frozenset(Level)
 
 
 class EventType(StrEnum):
@@ -83,7 +86,7 @@ class Draft:
         Raises:
             EntryRefusedError: naming the field, its value and what is allowed.
         """
-        if level not in Level.__members__.values():
+        if level not in _LEVELS:
             allowed = ", ".join(Level)
             raise EntryRefusedError(f"level is {level!r}; allowed: {allowed}")
         return cls(
@@ -166,7 +169,8 @@ def new_entry_id() -> str:
     value = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _required(field: str, value: Any) -> str:
@@ -186,6 +190,8 @@ def _optional(field: str, value: Any) -> str | None:
 
 
 def _checked(field: str, value: str) -> str:
+    if value.isascii() and len(value) <= MAX_TEXT_BYTES and "\0" not in value:
+        return str(value)
     try:
         size = len(value.encode())
     except UnicodeEncodeError:

@@ -79,10 +79,18 @@ class Header:
                 "; ".join(f"within {s.first_seq}–{s.last_seq}" for s in live) or "nothing",
                 hint="Archived entries come back with `secmon audit restore`.",
             )
-        before = Frontier()
-        for start in range(1, first, 65_536):
+        known = snapshot.checkpoints()
+        stored = max(known, key=lambda c: (c.created_at, c.size), default=None)
+        # From the last checkpoint before the range; one of an earlier incarnation may be over
+        # entries that were lost. Should its peaks be wrong, the export does not prove itself.
+        begin = max(
+            (c for c in known if stored and c.origin == stored.origin and c.size < first),
+            key=lambda c: c.size,
+            default=None,
+        )
+        before = (None if begin is None else begin.tree()) or Frontier()
+        for start in range(before.size + 1, first, 65_536):
             before.extend(snapshot.leaves(start, min(start + 65_535, first - 1)))
-        stored = max(snapshot.checkpoints(), key=lambda c: (c.created_at, c.size), default=None)
         path: list[bytes] = []
         if stored is not None and stored.size > last:
             path = hasher_of(snapshot).consistency_path(last, stored.size)

@@ -1,29 +1,25 @@
-"""``HashChainAuditLogger``, the audit chain as an object, and the process's own one."""
+"""``HashChainAuditLogger``, the audit chain as an object: what writes to it and keeps it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from itertools import islice
 from typing import Any
 
-from secmon_dagster.audit import export
 from secmon_dagster.audit.appender import Appender
 from secmon_dagster.audit.backends.opening import open_store
 from secmon_dagster.audit.backends.postgres import PostgresStore
 from secmon_dagster.audit.canonical import canonical_json
-from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Level, Receipt, new_entry_id
+from secmon_dagster.audit.entry import INCARNATION, Draft, Level, Receipt, new_entry_id
+from secmon_dagster.audit.inspection import ChainInspection
 from secmon_dagster.audit.keys import KeyRing, ring_file
-from secmon_dagster.audit.proof import prove_inclusion
 from secmon_dagster.audit.retention import Archive, Archived
 from secmon_dagster.audit.signer import CheckpointSigner, Publication
-from secmon_dagster.audit.store import Query
-from secmon_dagster.audit.verification import Verification
-from secmon_dagster.audit.verify import Trust, verify
-from secmon_dagster.audit.witness import witnesses
 from secmon_dagster.errors import (
-    CheckpointError,
     EntryRefusedError,
     InvalidInputError,
     NotFoundError,
@@ -31,6 +27,9 @@ from secmon_dagster.errors import (
 from secmon_dagster.settings import get_settings
 
 log = logging.getLogger("secmon_dagster.audit")
+
+# Entries of one transaction of a bulk append.
+BULK = 5000
 
 _CONSOLE = {
     Level.INFO: logging.INFO,
@@ -40,7 +39,7 @@ _CONSOLE = {
 }
 
 
-class HashChainAuditLogger:
+class HashChainAuditLogger(ChainInspection):
     """A tamper-evident, append-only log.
 
     Safe for threads, coroutines and forks. An append returns when the entry is durable.
@@ -70,15 +69,16 @@ class HashChainAuditLogger:
         settings = get_settings()
         if database_url is None and settings.audit_db_url is not None:
             database_url = settings.audit_db_url.get_secret_value()
-        self.store = open_store(
+        store = open_store(
             database_url,
             pool_size=pool_size + max_overflow,
             check=pool_pre_ping,
             synchronous_commit=synchronous_commit,
         )
+        super().__init__(store)
         self._max_payload_bytes = settings.audit_max_payload_bytes
-        self._appender = Appender(self.store.append)
-        log.info("Audit logger initialized on %s", self.store.name)
+        self._appender = Appender(store.append)
+        log.info("Audit logger initialized on %s", store.name)
 
     def __enter__(self) -> HashChainAuditLogger:
         return self
@@ -150,23 +150,36 @@ class HashChainAuditLogger:
         return self._tell(draft, receipt).entry_id
 
     def append_entries(self, entries: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Append many entries in order, 5,000 a transaction.
+        """Append many entries in order, 5,000 a transaction; the next are checked meanwhile.
 
         Args:
             entries: each the keyword arguments of :meth:`append_entry`.
 
         Returns:
-            Their ids. If an entry is refused, nothing is appended: all are checked first.
+            Their ids.
+
+        Raises:
+            EntryRefusedError: an entry is wrong. Nothing of its transaction is appended; those
+                before it stay. With an ``entry_id`` in each, appending all again is safe.
         """
-        drafts = []
-        for place, entry in enumerate(entries):
-            try:
-                drafts.append(Draft.of(**entry, max_payload_bytes=self._max_payload_bytes))
-            except TypeError as wrong:
-                raise EntryRefusedError(f"entry {place} of the batch: {wrong}") from None
-        for start in range(0, len(drafts), 5000):
-            self.store.append(drafts[start : start + 5000])
-        return [draft.entry_id for draft in drafts]
+        checked = enumerate(entries)
+        ids: list[str] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="audit-bulk") as appending:
+            running: Future[list[Receipt]] | None = None
+            while batch := [self._draft(*numbered) for numbered in islice(checked, BULK)]:
+                if running is not None:
+                    running.result()
+                running = appending.submit(self.store.append, batch)
+                ids += [draft.entry_id for draft in batch]
+            if running is not None:
+                running.result()
+        return ids
+
+    def _draft(self, place: int, entry: Mapping[str, Any]) -> Draft:
+        try:
+            return Draft.of(**entry, max_payload_bytes=self._max_payload_bytes)
+        except TypeError as wrong:
+            raise EntryRefusedError(f"entry {place} of the batch: {wrong}") from None
 
     def rollback_to_hash(
         self, target_hash: str, *, actor: str | None = None, reason: str | None = None
@@ -211,93 +224,7 @@ class HashChainAuditLogger:
             )
         return receipt
 
-    # --- reading ----------------------------------------------------------------------------------
-
-    def get_entry(self, entry_id: str) -> AuditEntry | None:
-        """The entry with this id, or None."""
-        return self.store.get(entry_id)
-
-    def get_actor_trail(self, actor: str, *, limit: int | None = None) -> list[AuditEntry]:
-        """All that an actor did, in order."""
-        return self.find(Query(actor=actor, limit=limit))
-
-    def get_resource_trail(
-        self, resource_type: str, resource_id: str | None = None, *, limit: int | None = None
-    ) -> list[AuditEntry]:
-        """All that was done to a resource, in order."""
-        return self.find(Query(resource_type=resource_type, resource_id=resource_id, limit=limit))
-
-    def find(self, query: Query) -> list[AuditEntry]:
-        """Entries by any of actor, resource, action, level, event, execution, job and time, paged
-        by ``after_seq`` and ``limit``."""
-        return self.store.find(query)
-
-    def get_statistics(self) -> dict[str, Any]:
-        """Counts: entries, actors, actions, levels, waiting in the outbox, under a checkpoint."""
-        return self.store.statistics()
-
-    def head(self) -> Head:
-        """The end of the chain."""
-        return self.store.head()
-
-    # --- proving ----------------------------------------------------------------------------------
-
-    def verify_chain(
-        self,
-        start_time: datetime | None = None,
-        end_time: datetime | None = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """:meth:`verification` in JSON types; see :class:`Verification` for the keys."""
-        return self.verification(start_time, end_time, **options).to_dict()
-
-    def verification(
-        self,
-        start_time: datetime | None = None,
-        end_time: datetime | None = None,
-        *,
-        first_seq: int | None = None,
-        last_seq: int | None = None,
-        since_checkpoint: bool = False,
-        trust: Trust | None = None,
-        workers: int | None = None,
-    ) -> Verification:
-        """Verify the chain, or a part of it.
-
-        Args:
-            start_time, end_time: verify the entries of this time.
-            first_seq, last_seq: verify this range.
-            since_checkpoint: verify only what is newer than the last trusted checkpoint.
-            trust: keys and checkpoints to believe; None means the key ring and the witnesses.
-            workers: processes for long chains; None means one a core.
-        """
-        with self.store.snapshot() as snapshot:
-            if start_time is not None:
-                first_seq = snapshot.seq_at(start_time) + 1
-            if end_time is not None:
-                last_seq = snapshot.seq_at(end_time)
-            result = verify(
-                snapshot,
-                trust or self.trust(),
-                first_seq=first_seq,
-                last_seq=last_seq,
-                since_checkpoint=since_checkpoint,
-                workers=workers,
-            )
-        log.info(
-            "Chain %s: %d entries, %d invalid, %d breaks",
-            result.verdict,
-            result.total_entries,
-            result.invalid_count,
-            result.break_count,
-        )
-        return result
-
-    def trust(self) -> Trust:
-        """The key ring, and all that the witnesses hold."""
-        settings = get_settings()
-        held = [note for witness in witnesses(settings) for note in witness.notes()]
-        return Trust(settings.audit_origin, KeyRing.load(ring_file(settings)), held)
+    # --- upkeep -----------------------------------------------------------------------------------
 
     def checkpoint(self) -> Publication:
         """Sign the chain as it is now and publish that.
@@ -306,52 +233,6 @@ class HashChainAuditLogger:
             CheckpointError: the chain contradicts what was signed before.
         """
         return CheckpointSigner.from_settings(self.store, get_settings()).checkpoint()
-
-    def prove(self, entry_id: str) -> dict[str, Any]:
-        """A proof, checkable offline, that the entry is under the last checkpoint.
-
-        Raises:
-            NotFoundError: no such entry.
-            CheckpointError: the last checkpoint is older than the entry.
-        """
-        entry, latest = self.get_entry(entry_id), self.store.latest_checkpoint()
-        if entry is None:
-            raise NotFoundError(f"no entry has the id {entry_id!r}")
-        if latest is None:
-            raise CheckpointError(
-                "there is no checkpoint yet", hint="Make one with `secmon audit checkpoint`."
-            )
-        with self.store.snapshot() as snapshot:
-            return prove_inclusion(snapshot, entry, latest.note)
-
-    def export_chain(self, output_format: str = "json") -> str:
-        """The whole chain as text.
-
-        Args:
-            output_format: ``json``, ``ndjson`` or ``csv``.
-        """
-        pieces: list[str] = []
-        self.export_to(pieces.append, output_format)
-        return "".join(pieces)
-
-    def export_to(
-        self,
-        write: Callable[[str], object],
-        output_format: str = "json",
-        *,
-        first_seq: int | None = None,
-        last_seq: int | None = None,
-    ) -> export.Header:
-        """Export the chain or a range of it in pieces, in bounded memory.
-
-        Raises:
-            InvalidInputError: no such format or range.
-        """
-        with self.store.snapshot() as snapshot:
-            header = export.Header.of(snapshot, first_seq, last_seq)
-            for piece in export.write(snapshot, header, output_format):
-                write(piece)
-        return header
 
     def archive(self, older_than: timedelta = timedelta(days=90)) -> list[Archived]:
         """Move whole partitions older than that to files that prove themselves."""
@@ -373,7 +254,7 @@ class HashChainAuditLogger:
         self.store.append(
             [
                 Draft.of(
-                    "log.incarnation",
+                    INCARNATION,
                     actor or get_settings().user or "secmon",
                     "audit_chain",
                     data={"incarnation": incarnation, "restored_to": restored_to},
@@ -397,10 +278,6 @@ class HashChainAuditLogger:
             KeyRing.load(ring_file(settings)),
             settings.user or "secmon",
         )
-
-    def describe_guarantees(self) -> dict[str, str]:
-        """What this chain on this database prevents, detects or can't see."""
-        return self.store.guarantees()
 
     def close(self) -> None:
         """Finish queued appends and give up all connections."""

@@ -98,7 +98,11 @@ def open_note(note: str, keys: Sequence[NoteKey]) -> tuple[str, list[NoteKey]]:
     Raises:
         CheckpointError: malformed, or a signature by a known key does not hold.
     """
-    if len(note.encode(errors="surrogateescape")) > MAX_NOTE_BYTES:
+    try:
+        size = len(note.encode())
+    except UnicodeEncodeError:
+        raise CheckpointError("a note is not valid UTF-8") from None
+    if size > MAX_NOTE_BYTES:
         raise CheckpointError(f"a note is longer than {MAX_NOTE_BYTES} bytes")
     if any(ord(character) < 0x20 and character != "\n" for character in note):
         raise CheckpointError("a note contains control characters")

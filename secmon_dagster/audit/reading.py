@@ -11,10 +11,11 @@ from secmon_dagster.audit.merkle import Frontier, peak_sizes
 from secmon_dagster.audit.scan import Finding, Problem, Scan, scan
 from secmon_dagster.audit.store import Snapshot
 
-# A chunk is a perfect subtree of this many leaves, so that chunks combine by one hash.
-CHUNK = 65_536
+# A chunk is a perfect subtree of at least so many leaves, so that chunks combine by one hash.
+CHUNK = 16_384
+MOST_CHUNKS = 8192
 # Below this, starting processes costs more than they save.
-PARALLEL_FROM = 4 * CHUNK
+PARALLEL_FROM = 262_144
 
 
 @dataclass
@@ -95,28 +96,31 @@ class Reading:
 
     def _read_in_parallel(self, snapshot: PostgresSnapshot, stop: int, workers: int) -> None:
         """Whole chunks on all cores, joined in their order."""
+        chunk = CHUNK
+        while (stop - self.next_seq) // chunk >= MOST_CHUNKS:
+            chunk *= 2
         # Up to where the first chunk begins, and not a leaf further.
-        start = -(-(self.next_seq - 1) // CHUNK) * CHUNK + 1
+        start = -(-(self.next_seq - 1) // chunk) * chunk + 1
         if start > self.next_seq:
             self._read_rows(snapshot.rows(self.next_seq, start - 1), start - 1)
-        chunks = [(at, min(at + CHUNK - 1, stop)) for at in range(start, stop + 1, CHUNK)]
+        chunks = [(at, min(at + chunk - 1, stop)) for at in range(start, stop + 1, chunk)]
         identity = snapshot.export()
-        running = [
-            scan_worker.request(
-                snapshot.parameters, identity, chunks[number::workers], list(self.sizes)
-            )
-            for number in range(1, workers)
-        ]
-        try:
-            shares = [scan_worker.scan_chunks(snapshot.connection, chunks[::workers], self.sizes)]
-            shares += [scan_worker.answer(worker) for worker in running]
-        except BaseException:
-            for worker in running:
-                worker.kill()
-                worker.wait()
-            raise
+        with scan_worker.chunk_numbers(len(chunks)) as numbers:
+            running = [
+                scan_worker.request(snapshot.parameters, identity, chunks, numbers, self.sizes)
+                for _ in range(1, workers)
+            ]
+            try:
+                scans = scan_worker.scan_chunks(snapshot.connection, chunks, numbers, self.sizes)
+                for worker in running:
+                    scans |= scan_worker.answer(worker)
+            except BaseException:
+                for worker in running:
+                    worker.kill()
+                    worker.wait()
+                raise
         for number, (first, last) in enumerate(chunks):
-            self._join(shares[number % workers][number // workers], first, last)
+            self._join(scans[number], first, last)
 
     def _join(self, found: Scan, first: int, last: int) -> None:
         """Append a chunk that was read as a tree of its own."""

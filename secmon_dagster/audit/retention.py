@@ -80,7 +80,7 @@ class Archive:
         with self._store.connect(Role.ADMIN) as connection:
             row = connection.execute(
                 "SELECT first_seq, last_seq, file, file_sha256 FROM secmon.audit_archives"
-                " WHERE first_seq = %s",
+                " WHERE first_seq = %s ORDER BY id DESC LIMIT 1",
                 (first_seq,),
             ).fetchone()
             if row is None:
@@ -133,11 +133,12 @@ class Archive:
                 )
             self._write(path, export.write(snapshot, header, export.Format.NDJSON))
             leaves = snapshot.leaves(first, last)
+            announcements = snapshot.announcement_rows(first, last)
         self._prove(path)
         archived = Archived(first, last, name, _sha256(path))
         manifest = self._note("log.archive", archived)
         with self._store.connect(Role.ADMIN) as connection:
-            self._forget_rows(connection, archived, leaves, manifest)
+            self._forget_rows(connection, archived, leaves, manifest, announcements)
         return archived
 
     def _write(self, path: Path, pieces: Any) -> None:
@@ -180,6 +181,7 @@ class Archive:
         archived: Archived,
         leaves: Sequence[bytes],
         manifest: str,
+        announcements: list[bytes],
     ) -> None:
         """In one transaction: keep the hashes, note the archive, let the partition go."""
         for at in range(0, len(leaves), LEAVES_A_ROW):
@@ -191,8 +193,15 @@ class Archive:
             )
         connection.execute(
             "INSERT INTO secmon.audit_archives (first_seq, last_seq, manifest_id, file,"
-            " file_sha256) VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            (archived.first_seq, archived.last_seq, manifest, archived.file, archived.file_sha256),
+            " file_sha256, announcements) VALUES (%s, %s, %s, %s, %s, %s)",
+            (
+                archived.first_seq,
+                archived.last_seq,
+                manifest,
+                archived.file,
+                archived.file_sha256,
+                announcements,
+            ),
         )
         table = sql.Identifier("secmon", f"audit_entries_from_{archived.first_seq}")
         connection.execute(

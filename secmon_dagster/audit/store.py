@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Receipt
+from secmon_dagster.audit.merkle import Frontier
 from secmon_dagster.errors import InvalidInputError
 
 
@@ -67,6 +68,15 @@ class StoredCheckpoint:
     last_hash: bytes
     note: str
     created_at: datetime
+
+    def tree(self) -> Frontier | None:
+        """The tree it is over, to go on with; None if its peaks don't fit its size. Compare its
+        root before you believe it."""
+        starts = range(0, len(self.peaks), 32)
+        try:
+            return Frontier(self.size, [self.peaks[start : start + 32] for start in starts])
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,10 @@ class Store(Protocol):
 
     def head(self) -> Head:
         """The end of the chain."""
+        ...
+
+    def clock(self) -> datetime:
+        """The time by the clock that stamps entries."""
         ...
 
     def get(self, entry_id: str) -> AuditEntry | None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from secmon_dagster.audit.checkpoint import Checkpoint
 from secmon_dagster.audit.covering import Covering
 from secmon_dagster.audit.entry import GENESIS_HASH
 from secmon_dagster.audit.keys import KeyRing
-from secmon_dagster.audit.merkle import Frontier, root_of_peaks
+from secmon_dagster.audit.merkle import Frontier
 from secmon_dagster.audit.reading import Reading
 from secmon_dagster.audit.scan import Problem
-from secmon_dagster.audit.store import Snapshot
+from secmon_dagster.audit.store import Snapshot, StoredCheckpoint
 from secmon_dagster.audit.verification import Verification
-from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.errors import CheckpointError, InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Trust:
         name: the log's name.
         ring: public keys.
         notes: checkpoints from witnesses, or that an auditor kept.
+        silent: why witnesses could not be asked; then a good chain is not known to be good.
     """
 
     name: str
     ring: KeyRing
     notes: Sequence[str] = ()
+    silent: Sequence[str] = ()
 
 
 def verify(
@@ -61,32 +64,19 @@ def verify(
     end = max([head.seq, *(segment.last_seq for segment in snapshot.segments)])
     stored = snapshot.checkpoints()
     restored_at = _restores(snapshot) if head.incarnation > 1 else {}
-    covering = Covering.of(
-        [*trust.notes, *(checkpoint.note for checkpoint in stored)],
-        trust.ring,
-        trust.name,
-        restored_at,
-    )
     first, last = first_seq or 1, end if last_seq is None else min(last_seq, end)
     if (first_seq is not None and first_seq < 1) or (first > last + 1):
         raise InvalidInputError.of("range", f"{first_seq}–{last_seq}", f"within 1–{end}")
+    notes = [*trust.notes, *(checkpoint.note for checkpoint in stored)]
+    base = _last_trusted(stored, trust, restored_at, last) if since_checkpoint else None
+    if base is not None:
+        notes = [note for note in notes if not _is_older(note, base.size)]
+    covering = Covering.of(notes, trust.ring, trust.name, restored_at)
     reading = Reading(1, GENESIS_HASH, Frontier(), covering.sizes)
-    if since_checkpoint:
-        for checkpoint in reversed(stored):
-            peaks = [checkpoint.peaks[at : at + 32] for at in range(0, len(checkpoint.peaks), 32)]
-            signed = (checkpoint.size, root_of_peaks(peaks)) in [
-                (known.size, known.root) for known in covering.checkpoints
-            ]
-            if signed and 0 < checkpoint.size <= last:
-                last_leaf = snapshot.leaves(checkpoint.size, checkpoint.size)
-                reading = Reading(
-                    checkpoint.size + 1,
-                    last_leaf[0] if last_leaf else None,
-                    Frontier(checkpoint.size, peaks),
-                    covering.sizes,
-                )
-                break
-    elif first > 1:
+    if base is not None:
+        leaf = snapshot.leaves(base.size, base.size)
+        reading = Reading(base.size + 1, leaf[0] if leaf else None, base, covering.sizes)
+    elif first > 1 and not since_checkpoint:
         before = snapshot.leaves(first - 1, first - 1)
         reading = Reading(first, before[0] if before else None, None, ())
     from_size = reading.next_seq - 1
@@ -106,9 +96,9 @@ def verify(
         beyond = [c for c in covering.checkpoints if covered_end < c.size <= end]
         covering.checkpoints = [c for c in covering.checkpoints if c not in beyond]
         largest, compared = covering.compare(covered_end, reading.peaks_at, from_size)
-    notes = []
+    remarks = list(trust.silent)
     if covering.unreadable and not compared:
-        notes.append(
+        remarks.append(
             f"{covering.unreadable} checkpoints are signed by keys that are not in the ring"
         )
     waiting, age = snapshot.outbox()
@@ -131,8 +121,29 @@ def verify(
         outbox=waiting,
         outbox_age_seconds=age,
         duration_ms=(time.perf_counter() - began) * 1000,
-        notes=tuple(notes),
+        notes=tuple(remarks),
     )
+
+
+def _last_trusted(
+    stored: Sequence[StoredCheckpoint], trust: Trust, restored_at: Mapping[int, int], last: int
+) -> Frontier | None:
+    """The tree of the largest checkpoint up to ``last`` that a trusted key signed."""
+    for checkpoint in reversed(stored):
+        tree = checkpoint.tree()
+        if tree is not None and 0 < tree.size <= last:
+            held = Covering.of([checkpoint.note], trust.ring, trust.name, restored_at).checkpoints
+            if held and (held[0].size, held[0].root) == (tree.size, tree.root):
+                return tree
+    return None
+
+
+def _is_older(note: str, size: int) -> bool:
+    """Whether a note is over less than ``size`` entries; a malformed one stays, to be reported."""
+    try:
+        return Checkpoint.open(note, [])[0].size < size
+    except CheckpointError:
+        return False
 
 
 def superseded_entries(rollbacks: Sequence[tuple[int, int]]) -> int:

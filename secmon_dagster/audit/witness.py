@@ -63,11 +63,22 @@ class FileWitness:
             raise CheckpointError(f"witness {self.name}: {failed.strerror}") from None
 
     def notes(self) -> list[str]:
-        """All notes. A last line that a crash cut off is no note."""
-        if not self.path.exists():
+        """All notes. A last line that a crash cut off is no note; any other line that isn't one is
+        given as it is, for the verifier to object to."""
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        except FileNotFoundError:
             return []
-        lines = self.path.read_text().split("\n")
-        return [str(json.loads(line)["note"]) for line in lines[:-1]]
+        except OSError as failed:
+            raise CheckpointError(f"witness {self.name}: {failed.strerror}") from None
+        return [_note_of(line) for line in lines[:-1]]
+
+
+def _note_of(line: str) -> str:
+    try:
+        return str(json.loads(line)["note"])
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 class StoreWitness:
@@ -99,9 +110,13 @@ class StoreWitness:
 
     def notes(self) -> list[str]:
         """All notes of the folder."""
-        if not self.folder.exists():
-            return []
-        return [path.read_text() for path in sorted(self.folder.glob("*.note"), key=str)]
+        try:
+            if not self.folder.exists():
+                return []
+            paths = sorted(self.folder.glob("*.note"), key=str)
+            return [path.read_bytes().decode(errors="surrogateescape") for path in paths]
+        except OSError as failed:
+            raise CheckpointError(f"witness {self.name}: {failed}") from None
 
 
 class HttpWitness:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import timedelta
 from typing import Annotated
 
@@ -29,14 +30,21 @@ def serve(
 ) -> None:
     """Serve the API on SECMON_BIND_HOST and SECMON_API_PORT until stopped."""
     import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
 
     settings = get_settings()
+    log = deepcopy(LOGGING_CONFIG)
+    log["formatters"]["secmon"] = {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}
+    log["handlers"]["secmon"] = {"class": "logging.StreamHandler", "formatter": "secmon"}
+    log["loggers"]["secmon"] = {"handlers": ["secmon"], "level": "INFO", "propagate": False}
     uvicorn.run(
         "secmon_dagster.api.app:create_app",
         factory=True,
         host=settings.bind_host,
         port=settings.api_port,
         workers=workers,
+        http="secmon_dagster.api.connections:TimedConnection",
+        log_config=log,
         access_log=False,  # ours has request ids
         server_header=False,
         timeout_keep_alive=15,

@@ -69,7 +69,7 @@ def demo() -> None:
     host, port = get_settings().bind_host, get_settings().webserver_port
     scenes.console.print(
         f"Next: [bold]make up[/], then look at http://{host}:{port} (assets, runs, sensors); "
-        "`secmon audit verify` and `secmon doctor` on the command line."
+        "while it runs, `secmon audit verify` on the command line; `secmon doctor` at any time."
     )
 
 

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from secmon_dagster.orchestration.prompts import DetectorInUse
 from secmon_dagster.posture import AgentManagementService, SecurityMonitoringService
 
 app = typer.Typer(
@@ -65,7 +66,7 @@ def attach(instance_id: str, layer_id: str) -> None:
 @app.command()
 def check(instance_id: str) -> None:
     """Run the six checks of an instance. Exit code 1 if one of them failed."""
-    service = SecurityMonitoringService()
+    service = SecurityMonitoringService(detector=DetectorInUse())
     checks = service.run_security_checks(instance_id)
     table = Table("check", "status", "severity", "why")
     for result in checks:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from secmon_dagster.audit import enqueue
@@ -15,6 +16,7 @@ from secmon_dagster.database import transaction
 from secmon_dagster.errors import DatabaseUnavailableError, InvalidInputError
 from secmon_dagster.settings import Settings, get_settings
 from secmon_dagster.vecsec import (
+    DetectorModel,
     SecAgent,
     base_corpus,
     blind_test,
@@ -24,10 +26,11 @@ from secmon_dagster.vecsec import (
     patterns,
     read_rows,
     train,
+    versions,
 )
 from secmon_dagster.vecsec.blind_test import BlindTestResult
 from secmon_dagster.vecsec.events import record
-from secmon_dagster.vecsec.inference import Budget
+from secmon_dagster.vecsec.inference import Budget, Rewording, configured, second_opinion
 from secmon_dagster.vecsec.learning import give_feedback
 
 app = typer.Typer(
@@ -49,7 +52,7 @@ BLOCK_EXIT = 4
 
 def model_path(given: Path | None) -> Path:
     """The file of the detector: ``--model``, or the one under the home folder."""
-    return given or learning.model_file()
+    return given or versions.model_file()
 
 
 def detector(given: Path | None) -> SecAgent:
@@ -57,7 +60,7 @@ def detector(given: Path | None) -> SecAgent:
     path = model_path(given)
     if given is None and not path.exists():
         typer.echo("no detector yet: training one on the base corpora", err=True)
-        return learning.in_use()
+        return versions.in_use()
     return SecAgent.load(path)
 
 
@@ -71,21 +74,41 @@ def train_command(
     rate: Annotated[float, typer.Option(help="False-alarm rate aimed at.")] = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Train a detector on the base corpora and FILEs, and save it."""
+    """Train a detector on the base corpora and FILEs, and put it into use.
+
+    It passes the gate, is a version to roll back from, and its scores are watched. With --model it
+    is only saved; so it is, with a warning, where no database answers.
+    """
     trained = train([*base_corpus(), *read_rows(data)])
     if calibrate is not None:
         agent = SecAgent(trained)
         scores = [agent.score(row.text) for row in read_rows([calibrate]) if row.label == 0]
         trained = replace(
             trained,
+            reference=np.array(scores, dtype=np.float32),
             flag=conformal_threshold(scores, rate).value,
             block=conformal_threshold(scores, rate / 10).value,
         )
     path = model_path(model)
-    digest = trained.save(path)
+    digest = trained.save(path) if model else _adopted(trained)
     summary = {"model": str(path), "sha256": digest, "families": len(trained.families),
                "flag": trained.flag, "block": trained.block}  # fmt: skip
     typer.echo(json.dumps(summary) if as_json else f"saved {path} (sha256 {digest})")
+
+
+def _platform(user: str) -> versions.Platform:
+    from secmon_dagster.orchestration.detector import platform  # half a second
+
+    return platform(user)
+
+
+def _adopted(trained: DetectorModel) -> str:
+    user = user_of(get_settings())
+    try:
+        return versions.adopt(trained, user, _platform(user))
+    except DatabaseUnavailableError as down:
+        typer.echo(f"saved, but neither gated nor registered: {down.message}", err=True)
+        return trained.save(versions.model_file())
 
 
 @app.command("eval")
@@ -113,11 +136,13 @@ def analyze(
     """The verdict on one prompt. Exit code 0 allow or flag, 4 block."""
     if text == "-":
         text = typer.get_text_stream("stdin", errors="replace").read()
-    found = detector(model).analyze(text)
+    found = second_opinion(detector(model), configured(), text)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
         typer.echo(f"{found.verdict} (probability {found.probability:.3f}, {found.attack_type})")
+        if found.decided_by != "local":
+            typer.echo(f"  decided by {found.decided_by}")
         for reason in found.reasons:
             typer.echo(f"  {reason}")
         if found.nearest is not None:
@@ -133,6 +158,9 @@ def blind_test_command(
     families: Annotated[
         str, typer.Option(help="Base families to hold out instead, comma-separated.")
     ] = "",
+    paraphrase: Annotated[
+        bool, typer.Option(help="Have the inference service reword every attack.")
+    ] = False,
     test_type: Annotated[str, typer.Option(help="Only 'blind'.")] = "blind",
     store: Annotated[bool, typer.Option(help="Keep the result in the database.")] = True,
     learn_misses: Annotated[
@@ -146,7 +174,13 @@ def blind_test_command(
     if test_type != "blind":
         raise InvalidInputError.of("test-type", test_type, "blind")
     held_out = [name.strip() for name in families.split(",") if name.strip()]
-    result = blind_test(detector(model), tests=blind_tests, seed=seed, held_out=held_out)
+    result = blind_test(
+        detector(model),
+        tests=blind_tests,
+        seed=seed,
+        held_out=held_out,
+        paraphraser=_rewording() if paraphrase else None,
+    )
     _print(result, as_json)
     if store:
         try:
@@ -158,6 +192,15 @@ def blind_test_command(
     if learn_misses:
         give_feedback([replace(row, source="blind-test") for row in result.missed])
         typer.echo(f"{len(result.missed)} misses handed to learning", err=True)
+
+
+def _rewording() -> Rewording:
+    client = configured()
+    if client is None:
+        raise InvalidInputError(
+            "no inference service is set up", hint="Set BASETEN_API_KEY and BASETEN_MODEL_ID."
+        )
+    return Rewording(client)
 
 
 @app.command()
@@ -181,32 +224,20 @@ def learn(as_json: AsJson = False) -> None:
 
 @app.command()
 def approve(version: Annotated[str, typer.Argument(help="The candidate.")]) -> None:
-    """Put a candidate into use, once the gate has read its file; its author can't."""
-    user = user_of(get_settings())
-    learning.approve(version, user, enqueue=enqueue, gate=lambda file: through_the_gate(file, user))
-    typer.echo(f"{version} is in use")
+    """Put a candidate into use and watch its scores, once the gate has read its file.
 
-
-def through_the_gate(file: Path, user: str) -> None:
-    """Have the gate read a model file.
-
-    Raises:
-        GateError: it doesn't let these bytes pass.
+    Its author can't.
     """
-    from secmon_dagster.gate import Gatekeeper
-
-    keeper = Gatekeeper()
-    artifact = keeper.register(
-        file, name=f"prompt detector {file.stem[:12]}", type="model", uploaded_by=user
-    )
-    keeper.check(artifact.id, user_id=user)
-    keeper.open_released(artifact.id, user_id=user).close()
+    user = user_of(get_settings())
+    versions.approve(version, user, _platform(user))
+    typer.echo(f"{version} is in use")
 
 
 @app.command()
 def rollback() -> None:
     """Put the version that was in use before back."""
-    typer.echo(f"{learning.roll_back(user_of(get_settings()), enqueue=enqueue)} is in use again")
+    user = user_of(get_settings())
+    typer.echo(f"{versions.roll_back(user, _platform(user))} is in use again")
 
 
 @app.command("patterns")
@@ -214,12 +245,21 @@ def patterns_command(
     retire_source: Annotated[
         str | None, typer.Option(help="Take back all patterns of this source.")
     ] = None,
+    like: Annotated[str | None, typer.Option(help="The three most like this prompt.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The patterns learned."""
     with transaction() as connection:
         if retire_source is not None:
             typer.echo(f"{patterns.retire_source(connection, retire_source)} patterns retired")
+            return
+        if like is not None:
+            for found in patterns.like(connection, versions.in_use().model.embedder, like):
+                typer.echo(
+                    json.dumps(asdict(found))
+                    if as_json
+                    else f"{found.similarity:.3f} {found.label} {found.text[:80]!r}"
+                )
             return
         rows = patterns.active(connection)
     for row in rows:

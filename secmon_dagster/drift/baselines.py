@@ -8,6 +8,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from secmon_dagster.database import transaction
+from secmon_dagster.drift.outcomes import OutcomeBaseline
 from secmon_dagster.drift.profile import BaselineProfile, FeatureProfile
 from secmon_dagster.drift.statistics.psi import DEFINITION
 from secmon_dagster.errors import ConflictError, InvalidInputError, NotFoundError
@@ -68,6 +69,12 @@ def baseline_hash(connection: psycopg.Connection[Any], model_id: str, version: s
     return None if row is None else str(row[0])
 
 
+def has_baseline(model_id: str, version: str) -> bool:
+    """Whether a version was profiled; cheap, unlike loading it."""
+    with transaction() as connection:
+        return baseline_hash(connection, model_id, version) is not None
+
+
 def load_baseline(model_id: str, version: str) -> BaselineProfile:
     """A version's baseline.
 
@@ -98,6 +105,29 @@ def load_baseline(model_id: str, version: str) -> BaselineProfile:
             f"baseline of {model_id} {version}", "contents of another hash", rows[0][4]
         )
     return profile
+
+
+def save_outcomes(model_id: str, version: str, outcomes: OutcomeBaseline) -> None:
+    """Store what the outcomes of a version's reference were; replaces what was there."""
+    with transaction() as connection:
+        connection.execute(
+            """INSERT INTO drift_outcome_baselines (model_id, model_version, body)
+               VALUES (%s, %s, %s)
+               ON CONFLICT (model_id, model_version)
+               DO UPDATE SET body = excluded.body, created_at = now()""",
+            (model_id, version, Jsonb(outcomes.to_json())),
+        )
+
+
+def load_outcomes(model_id: str, version: str) -> OutcomeBaseline | None:
+    """What the outcomes of a version's reference were; None if they were not summed up."""
+    with transaction() as connection:
+        row = connection.execute(
+            """SELECT body FROM drift_outcome_baselines
+                WHERE model_id = %s AND model_version = %s""",
+            (model_id, version),
+        ).fetchone()
+    return None if row is None else OutcomeBaseline.from_json(row[0])
 
 
 def _absent(connection: psycopg.Connection[Any], model_id: str, version: str) -> NotFoundError:

@@ -164,17 +164,29 @@ def bias_drift(
     current: list[Gap],
     stratum_type: str,
     thresholds: Thresholds | Mapping[str, float] | None = None,
+    *,
+    among: int | None = None,
 ) -> list[BiasMetric]:
-    """Judge each gap of the current window against the baseline's."""
+    """Judge each gap of the current window against the baseline's.
+
+    Args:
+        among: How many gaps the whole check judges (unset: these). The chance of a false alarm in
+            any of them stays at 5 % (Bonferroni), however many strata there are.
+    """
     limits = Thresholds.of(thresholds)
     before = {(gap.metric_name, gap.stratum_value): gap for gap in baseline}
+    confidence = 1 - 0.05 / max(1, len(current) if among is None else among)
     return [
-        _judge(before.get((gap.metric_name, gap.stratum_value)), gap, stratum_type, limits)
+        _judge(
+            before.get((gap.metric_name, gap.stratum_value)), gap, stratum_type, limits, confidence
+        )
         for gap in current
     ]
 
 
-def _judge(before: Gap | None, now: Gap, stratum_type: str, limits: Thresholds) -> BiasMetric:
+def _judge(
+    before: Gap | None, now: Gap, stratum_type: str, limits: Thresholds, confidence: float
+) -> BiasMetric:
     named: dict[str, Any] = {
         "metric_name": now.metric_name,
         "stratum_type": stratum_type,
@@ -197,7 +209,8 @@ def _judge(before: Gap | None, now: Gap, stratum_type: str, limits: Thresholds) 
     growth = round(abs(now.value) - abs(before.value), 12)
     level = limits.level("bias", growth)
     reason = None
-    if level is not AlertLevel.NORMAL and low <= 0 <= high:
+    surely_low, surely_high = _change_interval(before, now, confidence)
+    if level is not AlertLevel.NORMAL and surely_low <= 0 <= surely_high:
         level = AlertLevel.NORMAL
         reason = f"a change of {growth:.3f} is within what chance explains"
     return BiasMetric(
@@ -211,9 +224,9 @@ def _judge(before: Gap | None, now: Gap, stratum_type: str, limits: Thresholds) 
     )
 
 
-def _change_interval(before: Gap, now: Gap) -> tuple[float, float]:
-    """95 % interval of ``now.value - before.value`` from both Newcombe intervals (MOVER)."""
-    (low, high), (old_low, old_high) = now.interval(), before.interval()
+def _change_interval(before: Gap, now: Gap, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of ``now.value - before.value`` from both Newcombe intervals (MOVER)."""
+    (low, high), (old_low, old_high) = now.interval(confidence), before.interval(confidence)
     change = now.value - before.value
     return (
         change - sqrt((now.value - low) ** 2 + (old_high - before.value) ** 2),

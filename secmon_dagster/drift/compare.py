@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +10,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from secmon_dagster.drift.columns import CategoricalColumn, as_series, kind_of, read_categorical
+from secmon_dagster.drift.dispersion import clustering
 from secmon_dagster.drift.levels import Thresholds, Verdict, judge_missing, judge_psi
-from secmon_dagster.drift.profile import FeatureProfile, NumericCells, profile_feature, read_ordered
+from secmon_dagster.drift.profile import (
+    FeatureProfile,
+    NumericCells,
+    category_codes,
+    cell_codes,
+    profile_feature,
+    read_ordered,
+)
 from secmon_dagster.drift.statistics import (
     chi2_contingency_p,
     count_cells,
@@ -62,13 +70,18 @@ class FeatureDrift:
     level: AlertLevel | None = None
     sufficient: bool = False
     reason: str | None = None
+    dispersion: float | None = None
+    dispersion_p: float | None = None
     q_value: float | None = None
     cells_reference: tuple[int, ...] = ()
     cells_current: tuple[int, ...] = ()
 
     @property
     def p_value(self) -> float | None:
-        """The p-value that enters the false-discovery rate: KS for numbers, else chi-squared."""
+        """The p-value that enters the false-discovery rate: KS for numbers, else chi-squared; of
+        a stream whose rows are alike, the one that allows for it."""
+        if self.dispersion_p is not None:
+            return self.dispersion_p
         return self.chi2_p if self.ks_p is None else self.ks_p
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,13 +93,15 @@ class FeatureDrift:
 class WindowCounts:
     """A window's rows per cell of a baseline feature: integers that add up over partitions.
 
-    ``unseen`` are current categories the baseline does not have, with their rows.
+    ``unseen`` are current categories the baseline does not have, with their rows. ``clustering``
+    is how alike the window's neighbouring rows are, where the baseline's are; not known of a sum.
     """
 
     rows: int
     missing: int
     counts: Counts
     unseen: dict[str, int]
+    clustering: float | None = None
 
     def __add__(self, other: WindowCounts) -> WindowCounts:
         unseen = dict(self.unseen)
@@ -153,8 +168,17 @@ def compare_feature(
         return judge_window(baseline, window, thresholds)
     ordered = np.sort(column.values)
     counts = count_cells(ordered, baseline.numeric.cuts, ordered=True)
-    window = WindowCounts(len(current), column.missing, counts, {})
+    window = WindowCounts(
+        len(current), column.missing, counts, {}, _clustering(baseline, column.values)
+    )
     return judge_window(baseline, window, thresholds, ordered)
+
+
+def _clustering(baseline: FeatureProfile, values: Floats) -> float | None:
+    """How alike a window's neighbours are; asked only where the baseline's are."""
+    if baseline.dispersion is None or baseline.numeric is None:
+        return None
+    return clustering(cell_codes(values, baseline.numeric.cuts))
 
 
 def _same_kind(baseline: FeatureProfile, current: pd.Series) -> None:
@@ -177,10 +201,19 @@ def count_window(baseline: FeatureProfile, current: pd.Series) -> WindowCounts:
     """
     _same_kind(baseline, current)
     if baseline.read_as is FeatureKind.CATEGORICAL:
-        return _count_categories(baseline, read_categorical(current, baseline.feature))
+        counted = _count_categories(baseline, read_categorical(current, baseline.feature))
+        if baseline.dispersion is None:
+            return counted
+        return replace(counted, clustering=clustering(category_codes(current)))
     column = read_ordered(current, baseline.feature, baseline.read_as)
     cuts = baseline.numeric.cuts if baseline.numeric is not None else np.zeros(0)
-    return WindowCounts(len(current), column.missing, count_cells(column.values, cuts), {})
+    return WindowCounts(
+        len(current),
+        column.missing,
+        count_cells(column.values, cuts),
+        {},
+        _clustering(baseline, column.values),
+    )
 
 
 def _count_categories(baseline: FeatureProfile, column: CategoricalColumn) -> WindowCounts:
@@ -208,7 +241,10 @@ def judge_window(
     if reason := _too_few(baseline, window, thresholds):
         return FeatureDrift(**base, reason=reason)
     reference, current = _cells(baseline, window)
-    verdict = judge_psi(reference, current, thresholds)
+    dispersion = baseline.dispersion
+    if dispersion is not None and not dispersion.applies(window.clustering, window.present):
+        dispersion = None
+    verdict = judge_psi(reference, current, thresholds, dispersion)
     statistics: dict[str, Any] = {
         "psi": verdict.psi,
         "psi_gate": verdict.gate,
@@ -217,6 +253,8 @@ def judge_window(
         "js": js_distance(reference, current),
         "cells_reference": tuple(reference.tolist()),
         "cells_current": tuple(current.tolist()),
+        "dispersion": None if dispersion is None else dispersion.ratio(window.present),
+        "dispersion_p": verdict.p,
     }
     if baseline.read_as is FeatureKind.CATEGORICAL:
         statistics["chi2_p"] = chi2_contingency_p(reference, current)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from secmon_dagster.drift.windows import WindowSource
 from secmon_dagster.errors import DriftError, InvalidInputError
 
 PREDICTION = "prediction"
+LABEL = "label"
 
 
 def log_inferences(
@@ -23,19 +24,24 @@ def log_inferences(
     features: Any,
     predictions: Sequence[float | str] | None = None,
     *,
+    ids: Sequence[str] | None = None,
     at: datetime | None = None,
 ) -> int:
     """Keep the rows a model was asked about, and its answers.
+
+    Args:
+        ids: How the caller names the rows, for :func:`log_labels` later.
 
     Returns:
         How many rows were kept.
 
     Raises:
-        InvalidInputError: if there are not as many predictions as rows.
+        InvalidInputError: if there are not as many predictions or ids as rows.
     """
     frame = pd.DataFrame(as_columns(features, "features"))
-    if predictions is not None and len(predictions) != len(frame):
-        raise InvalidInputError.of("predictions", len(predictions), f"{len(frame)}, one a row")
+    for name, given in (("predictions", predictions), ("ids", ids)):
+        if given is not None and len(given) != len(frame):
+            raise InvalidInputError.of(name, len(given), f"{len(frame)}, one a row")
     moment = at or datetime.now(UTC)
     # JSON has no NaN: a missing value is left out and read back as missing.
     rows = [
@@ -43,39 +49,64 @@ def log_inferences(
         for row in frame.astype(object).to_dict("records")
     ]
     answers = [None] * len(rows) if predictions is None else list(predictions)
+    names = [None] * len(rows) if ids is None else list(ids)
     with transaction() as connection, connection.cursor() as cursor:
         cursor.executemany(
-            """INSERT INTO inference_log (model_id, model_version, logged_at, features, prediction)
-               VALUES (%s, %s, %s, %s, %s)""",
+            """INSERT INTO inference_log (model_id, model_version, logged_at, features, prediction,
+                                          inference_id)
+               VALUES (%s, %s, %s, %s, %s, %s)""",
             [
-                (model_id, version, moment, Jsonb(row), None if answer is None else Jsonb(answer))
-                for row, answer in zip(rows, answers, strict=True)
+                (model_id, version, moment, Jsonb(row), None if answer is None else Jsonb(answer),
+                 name)
+                for row, answer, name in zip(rows, answers, names, strict=True)
             ],
-        )
+        )  # fmt: skip
     return len(rows)
 
 
+def log_labels(model_id: str, labels: Mapping[str, float | str | bool]) -> int:
+    """Add what turned out to be true of rows that were logged with these ids.
+
+    Returns:
+        How many rows got their label; ids that were never logged count for nothing.
+    """
+    with transaction() as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE inference_log SET label = %s WHERE model_id = %s AND inference_id = %s",
+            [(Jsonb(label), model_id, name) for name, label in labels.items()],
+        )
+        return cursor.rowcount
+
+
 def read_inferences(
-    model_id: str, source: WindowSource, due_at: datetime
-) -> tuple[pd.DataFrame, list[Any] | None]:
-    """A window of the log: features, and predictions if every row has one.
+    model_id: str, version: str, source: WindowSource, due_at: datetime
+) -> pd.DataFrame:
+    """A window of the log, oldest row first: features, and the columns ``prediction`` and ``label``
+    where any row has one.
 
     Raises:
         DriftError: if the window holds no row.
     """
     with transaction() as connection:
         rows = connection.execute(
-            """SELECT features, prediction FROM inference_log
-                WHERE model_id = %(model)s AND logged_at <= %(due)s
+            """SELECT features, prediction, label FROM inference_log
+                WHERE model_id = %(model)s AND model_version = %(version)s
+                  AND logged_at <= %(due)s
                   AND (%(hours)s::float IS NULL
                        OR logged_at > %(due)s - make_interval(secs => %(hours)s * 3600))
                 ORDER BY logged_at DESC, log_id DESC LIMIT %(last)s""",
-            {"model": model_id, "due": due_at, "hours": source.hours, "last": source.last},
-        ).fetchall()
+            {"model": model_id, "version": version, "due": due_at, "hours": source.hours,
+             "last": source.last},
+        ).fetchall()  # fmt: skip
     if not rows:
-        raise DriftError(f"the inference log of {model_id} has no rows in this window")
-    answers = [row[1] for row in rows]
-    return (
-        pd.DataFrame.from_records([row[0] for row in rows]),
-        None if any(answer is None for answer in answers) else answers,
-    )
+        raise DriftError(
+            f"the inference log of {model_id} {version} has no rows in this window",
+            hint="the model's service logs them: secmon_dagster.drift.inference_log.log_inferences",
+        )
+    rows.reverse()
+    frame = pd.DataFrame.from_records([row[0] for row in rows])
+    for column, name in ((1, PREDICTION), (2, LABEL)):
+        values = [row[column] for row in rows]
+        if any(value is not None for value in values):
+            frame[name] = pd.Series(values, dtype=None)
+    return frame

@@ -3,7 +3,8 @@
 A PSI raises a level only if it is at or above the threshold *and* larger than samples of these
 sizes reach by chance (:func:`~secmon_dagster.drift.statistics.psi_gate`). That gate rests on a
 chi-squared limit; where a cell expects fewer than eight current rows the limit does not hold yet
-(one empty cell alone adds 0.69), and Pearson's contingency test has to agree.
+(one empty cell alone adds 0.69), and Pearson's contingency test has to agree. Where rows that
+follow one another are alike, both are widened (:mod:`~secmon_dagster.drift.dispersion`).
 
 References
 ----------
@@ -13,13 +14,14 @@ Benjamini, Y. and Hochberg, Y. (1995). *Journal of the Royal Statistical Society
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from secmon_dagster.drift.statistics.categorical import chi2_contingency_p
-from secmon_dagster.drift.statistics.psi import FLOOR, psi, psi_gate
+from secmon_dagster.drift.dispersion import Dispersion
+from secmon_dagster.drift.statistics.categorical import chi2_contingency_p, chi2_statistic
+from secmon_dagster.drift.statistics.psi import FLOOR, GATE_CONFIDENCE, psi, psi_gate
 from secmon_dagster.drift.vocabulary import AlertLevel
 from secmon_dagster.errors import InvalidInputError
 
@@ -95,27 +97,48 @@ class Thresholds:
 @dataclass(frozen=True)
 class Verdict:
     """A PSI judged. ``level`` is None where the rows do not suffice; ``reason`` says why, or why a
-    PSI above its threshold was not raised."""
+    PSI above its threshold was not raised. ``p`` is the chance of such a window where neighbouring
+    rows are alike, None elsewhere."""
 
     psi: float
     gate: float
     level: AlertLevel | None
     reason: str | None = None
+    p: float | None = None
 
 
-def judge_psi(reference: Counts, current: Counts, thresholds: Thresholds) -> Verdict:
+def judge_psi(
+    reference: Counts,
+    current: Counts,
+    thresholds: Thresholds,
+    dispersion: Dispersion | None = None,
+) -> Verdict:
     """PSI of two count vectors on the same cells and what it says at these sample sizes."""
+    n, m, cells = int(reference.sum()), int(current.sum()), len(reference)
+    value, gate = psi(reference, current), psi_gate(cells, n, m)
+    p = None
+    if dispersion is not None:
+        gate *= dispersion.widening(cells, m, GATE_CONFIDENCE)
+        p = dispersion.p_value(chi2_statistic(reference, current), cells, m)
+    return replace(_judge_psi(reference, current, thresholds, value, gate, p), p=p)
+
+
+def _judge_psi(
+    reference: Counts,
+    current: Counts,
+    thresholds: Thresholds,
+    value: float,
+    gate: float,
+    p: float | None,
+) -> Verdict:
     n, m = int(reference.sum()), int(current.sum())
-    value, gate = psi(reference, current), psi_gate(len(reference), n, m)
-    largest = _largest_psi(reference)
-    if gate >= largest:
-        return Verdict(
-            value,
-            gate,
-            None,
-            f"{len(reference)} cells are too many for {m} current rows: chance alone reaches a "
-            f"PSI of {gate:.2f}",
+    if gate >= _largest_psi(reference):
+        few = (
+            f"{len(reference)} cells are too many for {m} current rows"
+            if p is None
+            else f"{m} current rows, each like the one before, are too few"
         )
+        return Verdict(value, gate, None, f"{few}: chance alone reaches a PSI of {gate:.2f}")
     level = thresholds.level("psi", value)
     if level is AlertLevel.NORMAL:
         return Verdict(value, gate, level)
@@ -125,6 +148,13 @@ def judge_psi(reference: Counts, current: Counts, thresholds: Thresholds) -> Ver
             gate,
             AlertLevel.NORMAL,
             f"PSI {value:.3f} is within the {gate:.3f} that {m} rows reach by chance",
+        )
+    if p is not None and p > ALPHA:
+        return Verdict(
+            value,
+            gate,
+            AlertLevel.NORMAL,
+            f"PSI {value:.3f} is within what {m} rows reach by chance, each like the one before",
         )
     smallest = reference[reference > 0].min() / n * m
     if smallest < _ENOUGH_PER_CELL and chi2_contingency_p(reference, current) > ALPHA:

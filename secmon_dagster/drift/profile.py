@@ -29,6 +29,7 @@ from secmon_dagster.drift.columns import (
     read_datetime,
     read_numeric,
 )
+from secmon_dagster.drift.dispersion import Codes, Dispersion, dispersion
 from secmon_dagster.drift.statistics.psi import DEFINITION, count_cells, numeric_cuts
 from secmon_dagster.drift.statistics.wasserstein import robust_scale
 from secmon_dagster.drift.vocabulary import FeatureKind
@@ -82,7 +83,8 @@ class FeatureProfile:
 
     ``read_as`` is how it is compared, ``kind`` what the column was: they differ where whole
     numbers are declared categories. ``numeric`` is None for categories and for a column without
-    any value; ``categories`` is empty for numbers.
+    any value; ``categories`` is empty for numbers. ``dispersion`` is None unless rows that follow
+    one another are alike.
     """
 
     feature: str
@@ -92,6 +94,7 @@ class FeatureProfile:
     missing: int
     numeric: NumericCells | None = None
     categories: Mapping[str, int] = field(default_factory=dict)
+    dispersion: Dispersion | None = None
 
     @property
     def present(self) -> int:
@@ -108,6 +111,8 @@ class FeatureProfile:
             "missing": self.missing,
             "categories": dict(sorted(self.categories.items())),
         }
+        if self.dispersion is not None:
+            body["dispersion"] = self.dispersion.to_json()
         if self.numeric is not None:
             body["numeric"] = {
                 "cuts": self.numeric.cuts.tolist(),
@@ -159,6 +164,9 @@ class FeatureProfile:
             missing=int(summary["missing"]),
             numeric=numeric,
             categories={str(key): int(count) for key, count in summary["categories"].items()},
+            dispersion=None
+            if (found := summary.get("dispersion")) is None
+            else Dispersion.from_json(found),
         )
 
 
@@ -181,11 +189,28 @@ def profile_feature(
         # In one order, so that a restored profile gives the very same sums.
         categories = dict(sorted(found.counts.items()))
         return FeatureProfile(
-            feature, kind, read_as, len(values), found.missing, categories=categories
-        )
+            feature, kind, read_as, len(values), found.missing, categories=categories,
+            dispersion=dispersion(category_codes(values)),
+        )  # fmt: skip
     column = read_ordered(values, feature, read_as)
-    cells = NumericCells.of(column.values) if len(column.values) else None
-    return FeatureProfile(feature, kind, read_as, len(values), column.missing, numeric=cells)
+    if not len(column.values):
+        return FeatureProfile(feature, kind, read_as, len(values), column.missing)
+    cells = NumericCells.of(column.values)
+    return FeatureProfile(
+        feature, kind, read_as, len(values), column.missing, numeric=cells,
+        dispersion=dispersion(cell_codes(column.values, cells.cuts)),
+    )  # fmt: skip
+
+
+def cell_codes(values: Floats, cuts: Floats) -> Codes:
+    """The cell of each value, in their order."""
+    return np.searchsorted(cuts, values, side="left")
+
+
+def category_codes(values: pd.Series) -> Codes:
+    """A number per category, for each row that has one, in their order."""
+    codes = pd.factorize(values)[0]
+    return np.asarray(codes[codes >= 0], dtype=np.intp)
 
 
 def _kind_or(values: pd.Series, feature: str, otherwise: FeatureKind) -> FeatureKind:

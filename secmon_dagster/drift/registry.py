@@ -7,7 +7,7 @@ time, so it doesn't matter how many daemons look, and a daemon that dies in betw
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from secmon_dagster.database import transaction
 from secmon_dagster.drift.due import cron_of, due_times, next_due, plan, zone_of
 from secmon_dagster.drift.levels import Thresholds
-from secmon_dagster.drift.store import count_outcome
+from secmon_dagster.drift.store import ACTOR, AuditOutbox, count_outcome
 from secmon_dagster.drift.vocabulary import CatchUp, ExecutionStatus, ScheduleInterval
 from secmon_dagster.errors import InvalidInputError, NotFoundError
 from secmon_dagster.settings import get_settings
@@ -206,6 +206,54 @@ def unregister(model_id: str) -> None:
         gone = connection.execute("DELETE FROM drift_models WHERE model_id = %s", (model_id,))
         if gone.rowcount == 0:
             raise NotFoundError(f"no model {model_id} is configured for drift detection")
+
+
+def retire_undeclared(
+    location: str, declared: Collection[str], now: datetime, *, audit: AuditOutbox
+) -> list[str]:
+    """Stop watching what a code location declared once and declares no more.
+
+    A removed model leaves an audit entry and its history; its checks that have not begun are
+    recorded as SKIPPED. Models of other locations and those configured by hand stay.
+
+    Returns:
+        The ids of the models that are gone.
+    """
+    with transaction() as connection:
+        connection.execute(
+            """UPDATE drift_models SET declared_by = %(location)s
+                WHERE model_id = ANY(%(declared)s) AND declared_by IS DISTINCT FROM %(location)s""",
+            {"location": location, "declared": list(declared)},
+        )
+        gone = connection.execute(
+            """DELETE FROM drift_models
+                WHERE declared_by = %(location)s AND model_id <> ALL(%(declared)s)
+            RETURNING model_id, model_version""",
+            {"location": location, "declared": list(declared)},
+        ).fetchall()
+        for model_id, version in gone:
+            reason = "its monitor is not declared any more"
+            skipped = connection.execute(
+                """UPDATE drift_checks SET status = 'skipped', finished_at = %s, reason = %s
+                    WHERE model_id = %s AND status = 'pending'""",
+                (now, reason, model_id),
+            ).rowcount
+            count_outcome(connection, model_id, ExecutionStatus.SKIPPED, times=skipped)
+            # Were it declared again, its level would have to be told again.
+            connection.execute(
+                "UPDATE drift_model_state SET level = 'NORMAL', since = %s WHERE model_id = %s",
+                (now, model_id),
+            )
+            audit(
+                connection,
+                action="DRIFT_MONITOR_REMOVED",
+                actor=ACTOR,
+                resource_type="model",
+                resource_id=model_id,
+                data={"model_version": version, "location": location, "checks_skipped": skipped},
+                details={"reason": reason},
+            )
+    return sorted(model_id for model_id, _ in gone)
 
 
 def claim_due(now: datetime, *, limit: int = 1000) -> list[DueCheck]:

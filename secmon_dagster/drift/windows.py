@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from secmon_dagster.drift.results import SafetyEvent
+from secmon_dagster.drift.vocabulary import SafetySeverity
 from secmon_dagster.errors import DriftError, InvalidInputError
 
 _ORIGINS = ("asset", "path", "sql", "sklearn", "inference_log")
@@ -99,3 +101,28 @@ def cut(frame: pd.DataFrame, source: WindowSource, due_at: datetime) -> pd.DataF
             kept &= moments > due_at - timedelta(hours=source.hours)
         frame = frame[kept].loc[moments[kept].sort_values(kind="stable").index]
     return frame if source.last is None else frame.tail(source.last)
+
+
+def safety_events(rows: pd.DataFrame) -> tuple[SafetyEvent, ...]:
+    """What happened, from rows with ``event_type`` and ``severity``; ``count`` is 1 where absent.
+
+    Other columns are left out: they may hold what users wrote.
+
+    Raises:
+        DriftError: if one of the two columns is absent, or a severity or count can't be.
+    """
+    absent = [name for name in ("event_type", "severity") if name not in rows.columns]
+    if absent:
+        raise DriftError(f"the safety events have no column {absent[0]}")
+    counted = rows.assign(count=rows["count"] if "count" in rows.columns else 1)
+    try:
+        total = counted.groupby(["event_type", "severity"])["count"].sum().reset_index()
+        return tuple(
+            SafetyEvent(str(event), SafetySeverity(severity), count=int(times))
+            for event, severity, times in total.itertuples(index=False)
+        )
+    except (TypeError, ValueError) as wrong:
+        allowed = ", ".join(SafetySeverity)
+        raise DriftError(
+            f"a safety event has another severity than {allowed}, or no whole count"
+        ) from wrong

@@ -20,6 +20,7 @@ import struct
 import sys
 from typing import Any, NoReturn
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -50,6 +51,20 @@ def become_subreaper(on: bool = True) -> None:
     """
     if sys.platform == "linux":
         prctl(_PR_SET_CHILD_SUBREAPER, int(on))
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process as soon as the thread that started it is gone; Linux only."""
+    if sys.platform == "linux":
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it went before it could be asked for
+            os._exit(NOT_ENTERED)
+
+
+def outlive_parent() -> None:
+    """Take back :func:`die_with_parent`."""
+    if sys.platform == "linux":
+        prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def unshare(flags: int) -> None:

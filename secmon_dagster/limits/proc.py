@@ -85,20 +85,24 @@ def descendants_of(roots: Iterable[int]) -> list[int]:
     return found
 
 
-def proportional_bytes(pid: int) -> int:
-    """Memory of a process with each shared page divided among its users; 0 if it is gone.
+def private_and_shared_bytes(pid: int) -> tuple[int, int]:
+    """Memory only this process maps, and its share of what others map too; zeros if it is gone.
 
-    Costs about 8 µs per mapped MB and holds the process's memory map locked while it lasts, so it
-    is no measure to poll with.
+    A page that n processes map counts a nth in the second figure (PSS less USS). Costs about 8 µs
+    per mapped MB and holds the process's memory map locked while it lasts, so it is no measure to
+    poll with.
     """
+    proportional = private = 0
     try:
         with (PROC / str(pid) / "smaps_rollup").open("rb") as rollup:
             for line in rollup:
                 if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
+                    proportional = int(line.split()[1]) * 1024
+                elif line.startswith((b"Private_Clean:", b"Private_Dirty:")):
+                    private += int(line.split()[1]) * 1024
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return 0
-    return 0
+        return 0, 0
+    return private, max(0, proportional - private)
 
 
 def io_bytes(pid: int) -> tuple[int, int]:

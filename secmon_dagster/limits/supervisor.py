@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -11,26 +12,31 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
+from secmon_dagster.errors import SecmonError
 from secmon_dagster.limits import entry
 from secmon_dagster.limits.backends import Backend
 from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
 from secmon_dagster.limits.evidence import MB, KillReason, is_enforced, not_enforced
 from secmon_dagster.limits.link import Link
 from secmon_dagster.limits.network import Attempt
+from secmon_dagster.limits.warm import WarmZygote
 from secmon_dagster.limits.watched import (
     STRAIGHT_TO_KILL,
     CpuWindows,
     Decided,
     Frame,
     Notice,
+    Order,
+    Refused,
     Started,
     Warned,
     Watched,
     entry_plan,
     escalation,
     folder_name,
+    never_started,
     outcome,
 )
 from secmon_dagster.limits.zygote import Exit, Zygote, ZygoteLost
@@ -47,7 +53,7 @@ class Supervisor:
 
     Args:
         backend: where boxes come from; the caller closes it.
-        new_zygote: starts a warm zygote; called again if one is lost.
+        new_zygote: starts a zygote; called again if one is lost.
         grace: seconds between asking a process to stop and ending it.
         monitor_every: window of CPU and metrics, seconds.
         last_word: sent to a process before it is asked to stop at a limit.
@@ -63,10 +69,10 @@ class Supervisor:
         last_word: bytes | None = None,
     ) -> None:
         self._backend = backend
-        self._new_zygote = new_zygote
         self._grace = grace
         self._monitor_every = monitor_every
         self._last_word = last_word
+        self._orders: deque[Order] = deque()
         self._watched: dict[str, Watched] = {}
         self._by_pid: dict[int, Watched] = {}
         self._notices: deque[Notice] = deque()
@@ -75,80 +81,34 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
         self._serial = 0
-        self._zygote: Zygote | None = None
+        self._next_monitor = time.monotonic() + monitor_every
+        self._zygote = WarmZygote(
+            new_zygote,
+            self._selector,
+            is_warm=self._launch,
+            failed=self._refuse_all,
+            lost=self._adopt_all,
+            exited=self._reported,
+        )
         # Should the zygote die, its children come to us and their exit status with them.
         entry.become_subreaper()
 
     # --- what callers ask for ---------------------------------------------------------------------
 
     def warm(self) -> None:
-        """Start the zygote if there is none.
-
-        Raises:
-            ZygoteLost: it could not be started; the message says why.
-        """
-        if self._zygote is None:
-            zygote = self._new_zygote()
-            self._zygote = zygote
-            self._selector.register(zygote, selectors.EVENT_READ, self._collect)
+        """Start the zygote if there is none; returns at once."""
+        self._zygote.warm()
 
     def start(
         self, key: str, spec: bytes, limits: ResourceLimits, *, grace: float | None = None
     ) -> None:
-        """Start a process; :class:`Started` follows, or this raises and nothing was started.
+        """Start a process once there is a warm zygote; ``Started`` or ``Refused`` follows.
 
-        Args:
-            key: names the process in all notices; unique among those running.
-            spec: given to the zygote's handler.
-
-        Raises:
-            LimitsError: no box, no zygote, no fork.
+        ``key`` names it in all notices, ``spec`` is given to the zygote's handler.
         """
         complete = limits.merge(DEFAULT_LIMITS)
-        self._serial += 1
-        box = self._backend.create(f"{self._serial}-{folder_name(key)}", complete)
-        ours, theirs = socket.socketpair()
-        try:
-            with tempfile.TemporaryFile() as document:
-                document.write(spec)
-                document.flush()
-                plan = entry_plan(box, complete)
-                pid, pidfd = self._fork(plan, theirs.fileno(), document.fileno())
-        except BaseException:
-            ours.close()
-            box.destroy()
-            raise
-        finally:
-            theirs.close()
-        now = time.monotonic()
-        watched = Watched(
-            key=key,
-            limits=complete,
-            box=box,
-            pid=pid,
-            pidfd=pidfd,
-            link=Link(
-                ours,
-                self._selector,
-                heard=lambda payload: self._notices.append(Frame(key, payload)),
-                refused=lambda reason: self.end(key, KillReason.ENTRY, reason),
-                attempted=lambda attempt: self._attempted(watched, attempt),
-                corrupted=lambda detail: self.end(key, KillReason.PROTOCOL, detail),
-            ),
-            started=now,
-            grace=self._grace if grace is None else grace,
-            deadline=now + (complete.max_execution_time_ms or 0) / 1000,
-            next_look=None if self._backend.look_every is None else now,
-            next_monitor=now + self._monitor_every,
-            windows=CpuWindows(complete.max_cpu_percent),
-        )
-        box.adopt(pid)
-        self._watched[key] = self._by_pid[pid] = watched
-        for descriptor in box.alarms():
-            self._selector.register(
-                descriptor, selectors.EVENT_READ, lambda: self._look(watched, time.monotonic())
-            )
-        self._notices.append(Started(key, pid))
+        self._orders.append(Order(key, spec, complete, self._grace if grace is None else grace))
+        self._launch()
 
     def send(self, key: str, data: bytes) -> None:
         """Send bytes to a process, in order, without waiting for it to read them."""
@@ -161,7 +121,10 @@ class Supervisor:
             watched.link.consumed(size)
 
     def end(self, key: str, reason: KillReason, detail: str | None = None) -> None:
-        """End a process for ``reason``; :class:`Ended` follows."""
+        """End a process for ``reason``; :class:`Ended` follows, also if it wasn't started yet."""
+        for order in [order for order in self._orders if order.key == key]:
+            self._orders.remove(order)
+            self._notices.append(never_started(order, reason, self._backend.name))
         watched = self._watched.get(key)
         if watched is not None:
             watched.detail = watched.detail or detail
@@ -175,16 +138,12 @@ class Supervisor:
 
     def end_all(self) -> None:
         """End everything that runs and let the zygote go."""
-        for watched in self._watched.values():
-            if watched.exit is None:
-                self._decide(watched, KillReason.SHUTDOWN, time.monotonic(), None)
+        for key in [*(order.key for order in self._orders), *self._watched]:
+            self.end(key, KillReason.SHUTDOWN)
         until = time.monotonic() + _GIVE_UP
         while self._watched and time.monotonic() < until:
             self.run_once(0.1)
-        if self._zygote is not None:
-            self._selector.unregister(self._zygote)
-            self._zygote.close()
-            self._zygote = None
+        self._zygote.close()
 
     def close(self) -> None:
         """:meth:`end_all`, and give back what the supervisor itself holds."""
@@ -193,6 +152,75 @@ class Supervisor:
         os.close(self._wake_read)
         os.close(self._wake_write)
         entry.become_subreaper(on=False)
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        while self._orders:
+            if not self._zygote.is_ready:
+                self._zygote.warm()
+                return
+            order = self._orders.popleft()
+            try:
+                self._fork(order)
+            except ZygoteLost as lost:
+                # Once more with a fresh one: the old one may have been killed by a step.
+                if order.repeated:
+                    self._notices.append(Refused(order.key, lost))
+                else:
+                    self._orders.appendleft(replace(order, repeated=True))
+            except SecmonError as refused:
+                self._notices.append(Refused(order.key, refused))
+
+    def _refuse_all(self, reason: ZygoteLost) -> None:
+        while self._orders:
+            self._notices.append(Refused(self._orders.popleft().key, reason))
+
+    def _fork(self, order: Order) -> None:
+        key, limits = order.key, order.limits
+        self._serial += 1
+        box = self._backend.create(f"{self._serial}-{folder_name(key)}", limits)
+        ours, theirs = socket.socketpair()
+        try:
+            with tempfile.TemporaryFile() as document:
+                document.write(order.spec)
+                document.flush()
+                plan = entry_plan(box, limits)
+                pid, pidfd = self._zygote.fork(plan, theirs.fileno(), document.fileno())
+        except BaseException:
+            ours.close()
+            box.destroy()
+            raise
+        finally:
+            theirs.close()
+        now = time.monotonic()
+        watched = Watched(
+            key=key,
+            limits=limits,
+            box=box,
+            pid=pid,
+            pidfd=pidfd,
+            link=Link(
+                ours,
+                self._selector,
+                heard=lambda payload: self._notices.append(Frame(key, payload)),
+                refused=lambda reason: self.end(key, KillReason.ENTRY, reason),
+                attempted=lambda attempt: self._attempted(watched, attempt),
+                corrupted=lambda detail: self.end(key, KillReason.PROTOCOL, detail),
+            ),
+            started=now,
+            grace=order.grace,
+            deadline=now + (limits.max_execution_time_ms or 0) / 1000,
+            next_look=None if self._backend.look_every is None else now,
+            windows=CpuWindows(limits.max_cpu_percent),
+        )
+        box.adopt(pid, self._zygote.pid)
+        self._watched[key] = self._by_pid[pid] = watched
+        for descriptor in box.alarms():
+            self._selector.register(
+                descriptor, selectors.EVENT_READ, lambda: self._look(watched, time.monotonic())
+            )
+        self._notices.append(Started(key, pid))
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -211,21 +239,18 @@ class Supervisor:
         return notices
 
     def _next_timer(self) -> float | None:
-        due = [
-            moment
-            for watched in self._watched.values()
-            for moment in (
-                watched.deadline,
-                watched.escalation[0][0] if watched.escalation else None,
-                watched.next_monitor,
-                watched.next_look,
-                watched.ended_at if watched.exit is not None else None,
-            )
-            if moment is not None
-        ]
+        due = [moment for each in self._watched.values() if (moment := each.due()) is not None]
+        if self._zygote.warm_until is not None:
+            due.append(self._zygote.warm_until)
+        if self._watched:
+            due.append(self._next_monitor)
         return min(due, default=None)
 
     def _timers(self, now: float) -> None:
+        self._zygote.tick(now)
+        # All in one pass: a wake-up for each of a thousand would cost more than looking at it.
+        if monitor := now >= self._next_monitor:
+            self._next_monitor = now + self._monitor_every
         for watched in list(self._watched.values()):
             if watched.exit is not None:
                 if now >= watched.ended_at:
@@ -238,8 +263,7 @@ class Supervisor:
                 self._escalate(watched, now)
             if watched.next_look is not None and now >= watched.next_look:
                 self._look(watched, now)
-            if now >= watched.next_monitor:
-                watched.next_monitor = now + self._monitor_every
+            if monitor:
                 self._monitor(watched, now)
 
     def _woken(self) -> None:
@@ -260,14 +284,15 @@ class Supervisor:
             self._decide(watched, KillReason.PROCESSES, now, reading.processes)
 
     def _monitor(self, watched: Watched, now: float) -> None:
-        self._look(watched, now)
-        limits, reading = watched.limits, watched.reading
-        used = watched.windows.sustained(now, reading)
+        limits, glance = watched.limits, watched.box.glance()
+        if glance.forks_refused or not limits.enforce_memory_limit:
+            self._look(watched, now)
+        used = watched.windows.sustained(now, glance)
         if used is not None:
             self._passed(watched, KillReason.CPU, now, used)
-        most = None if limits.max_memory_mb is None else limits.max_memory_mb * MB
-        if not limits.enforce_memory_limit and most and (reading.memory_bytes or 0) > most:
-            self._passed(watched, KillReason.MEMORY, now, reading.memory_bytes)
+        memory = watched.reading.memory_bytes or 0
+        if not limits.enforce_memory_limit and memory > (limits.max_memory_mb or math.inf) * MB:
+            self._passed(watched, KillReason.MEMORY, now, memory)
 
     def _attempted(self, watched: Watched, attempt: Attempt) -> None:
         watched.attempts += 1
@@ -325,27 +350,15 @@ class Supervisor:
             else:
                 os.kill(watched.pid, number)
 
-    def _collect(self) -> None:
-        if self._zygote is None:
-            return
-        try:
-            exits = self._zygote.exits()
-        except ZygoteLost:
-            self._lose_zygote()
-            return
-        for report in exits:
-            watched = self._by_pid.get(report.pid)
-            if watched is not None:
-                self._exited(watched, report)
+    def _reported(self, report: Exit) -> None:
+        watched = self._by_pid.get(report.pid)
+        if watched is not None:
+            self._exited(watched, report)
 
-    def _lose_zygote(self) -> None:
-        if self._zygote is None:
-            return
-        self._selector.unregister(self._zygote)
-        self._zygote.close()
-        self._zygote = None
+    def _adopt_all(self) -> None:
+        """The zygote is gone: its children are ours by adoption, and so are their exits."""
         for watched in self._watched.values():
-            if watched.exit is None and watched.pidfd is not None:
+            if watched.exit is None and watched.pidfd is not None and not watched.adopted:
                 watched.adopted = True
                 self._selector.register(
                     watched.pidfd, selectors.EVENT_READ, lambda w=watched: self._wait_for(w)
@@ -384,17 +397,3 @@ class Supervisor:
         watched.box.destroy()
         del self._watched[watched.key]
         self._by_pid.pop(watched.pid, None)
-
-    # --- the channel ------------------------------------------------------------------------------
-
-    def _fork(self, plan: dict[str, Any], channel: int, spec: int) -> tuple[int, int | None]:
-        self.warm()
-        if self._zygote is None:
-            raise ZygoteLost("no process that starts steps")
-        try:
-            return self._zygote.start(plan, channel, spec)
-        except ZygoteLost:
-            # Once more with a fresh one: the old one may have been killed by a step.
-            self._lose_zygote()
-            self.warm()
-            return self._zygote.start(plan, channel, spec)

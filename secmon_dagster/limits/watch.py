@@ -15,19 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from secmon_dagster.errors import SecmonError
 from secmon_dagster.limits.declaration import ResourceLimits
 from secmon_dagster.limits.evidence import KillReason
 from secmon_dagster.limits.supervisor import Supervisor
 from secmon_dagster.limits.watched import Notice
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The process was not started."""
-
-    key: str
-    error: SecmonError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +32,7 @@ class Watch:
     """Runs a supervisor until :meth:`close`; use as a context manager."""
 
     def __init__(self, new_supervisor: Callable[[], Supervisor]) -> None:
-        self._notices: deque[Notice | Refused | Broken] = deque()
+        self._notices: deque[Notice | Broken] = deque()
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._supervisor = new_supervisor()
         self._stopping = False
@@ -70,15 +61,8 @@ class Watch:
         self._supervisor.call(self._supervisor.warm)
 
     def start(self, key: str, spec: bytes, limits: ResourceLimits) -> None:
-        """Start a process; ``Started`` or :class:`Refused` follows."""
-
-        def start() -> None:
-            try:
-                self._supervisor.start(key, spec, limits)
-            except SecmonError as error:
-                self._tell([Refused(key, error)])
-
-        self._supervisor.call(start)
+        """Start a process; ``Started`` or ``Refused`` follows."""
+        self._supervisor.call(lambda: self._supervisor.start(key, spec, limits))
 
     def send(self, key: str, data: bytes) -> None:
         self._supervisor.call(lambda: self._supervisor.send(key, data))
@@ -89,7 +73,7 @@ class Watch:
     def end(self, key: str, reason: KillReason, detail: str | None = None) -> None:
         self._supervisor.call(lambda: self._supervisor.end(key, reason, detail))
 
-    def take(self, timeout: float) -> list[Notice | Refused | Broken]:
+    def take(self, timeout: float) -> list[Notice | Broken]:
         """What happened since the last call; waits if nothing has. A signal ends the wait too."""
         if not self._notices:
             poll = select.poll()
@@ -102,7 +86,7 @@ class Watch:
             taken.append(self._notices.popleft())
         return taken
 
-    def _tell(self, notices: list[Notice] | list[Refused] | list[Broken]) -> None:
+    def _tell(self, notices: list[Notice] | list[Broken]) -> None:
         if notices:
             self._notices.extend(notices)
             with contextlib.suppress(BlockingIOError):

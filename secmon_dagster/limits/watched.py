@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
-from secmon_dagster.errors import LimitsError
+from secmon_dagster.errors import LimitsError, SecmonError
 from secmon_dagster.limits.backends import Box, Reading
 from secmon_dagster.limits.declaration import ResourceLimits
 from secmon_dagster.limits.evidence import Evidence, KillReason, cause
@@ -29,6 +29,14 @@ class Started:
 
     key: str
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The process was not started."""
+
+    key: str
+    error: SecmonError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,7 @@ class Ended:
     detail: str | None = None
 
 
-Notice = Started | Frame | Warned | Decided | Ended
+Notice = Started | Refused | Frame | Warned | Decided | Ended
 
 
 class CpuWindows:
@@ -84,15 +92,17 @@ class CpuWindows:
     def sustained(self, now: float, reading: Reading) -> float | None:
         """The mean percentage of the last window, once :data:`WINDOWS` of them were saturated."""
         last, self._last = self._last, (now, reading)
-        if last is None or self._limit is None or reading.cpu_seconds is None:
+        if last is None or self._limit is None:
             return None
         then, before = last
         elapsed = now - then
-        if elapsed <= 0 or before.cpu_seconds is None:
+        if elapsed <= 0:
             return None
-        used = 100.0 * (reading.cpu_seconds - before.cpu_seconds) / elapsed
+        used = None
+        if reading.cpu_seconds is not None and before.cpu_seconds is not None:
+            used = 100.0 * (reading.cpu_seconds - before.cpu_seconds) / elapsed
         if reading.periods is None or before.periods is None:
-            saturated = used > self._limit
+            saturated = used is not None and used > self._limit
         else:
             periods = reading.periods - before.periods
             throttled = (reading.throttled_periods or 0) - (before.throttled_periods or 0)
@@ -100,6 +110,18 @@ class CpuWindows:
             saturated = periods > elapsed * 5 and throttled >= SATURATED * periods
         self._row = self._row + 1 if saturated else 0
         return used if self._row >= WINDOWS else None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A process that is to be started, with complete limits, as soon as there is a warm zygote."""
+
+    key: str
+    spec: bytes
+    limits: ResourceLimits
+    grace: float
+    repeated: bool = False
+    """Whether a zygote was lost over it before."""
 
 
 @dataclass(slots=True)
@@ -118,7 +140,6 @@ class Watched:
     escalation: list[tuple[float, signal.Signals | None]] = field(default_factory=list)
     """When to send what next; ``None`` stands for ending the whole box."""
     next_look: float | None = None
-    next_monitor: float = 0.0
     reason: KillReason | None = None
     observed: float | None = None
     detail: str | None = None
@@ -131,6 +152,16 @@ class Watched:
     warned: set[KillReason] = field(default_factory=set)
     adopted: bool = False
     """The zygote is gone and the exit is ours to wait for."""
+
+    def due(self) -> float | None:
+        """The next moment at which something has to be done about it."""
+        moments = [
+            self.deadline,
+            self.escalation[0][0] if self.escalation else None,
+            self.next_look,
+            self.ended_at if self.exit is not None else None,
+        ]
+        return min((moment for moment in moments if moment is not None), default=None)
 
 
 def entry_plan(box: Box, limits: ResourceLimits) -> dict[str, Any]:
@@ -205,4 +236,19 @@ def outcome(watched: Watched, enforcement: str, now: float) -> Ended:
         evidence=evidence,
         enforcement=enforcement,
         detail=watched.detail,
+    )
+
+
+def never_started(order: Order, reason: KillReason, enforcement: str) -> Ended:
+    """The end of a process that was called off before it was started."""
+    return Ended(
+        key=order.key,
+        exit_code=None,
+        signal=None,
+        reason=reason,
+        violation=None,
+        usage=ResourceUsage(),
+        evidence=Evidence(),
+        enforcement=enforcement,
+        detail="was never started and ended",
     )

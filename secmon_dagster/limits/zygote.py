@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,19 @@ FDS_PER_START = 2
 Handler = Callable[[bytes, socket.socket], int]
 """Runs in the child: takes the specification and the channel, returns an exit code."""
 
-_PATIENCE = 300.0
+_PATIENCE = 10.0
+"""Seconds in which a warm zygote must have forked; it has nothing else to do."""
+
+_LAST_ACTS = 30.0
+_LOOK_AGAIN = 0.005
 
 
 class ZygoteLost(LimitsError):  # noqa: N818 - what happened, read as a participle
     """The zygote is gone or does not answer."""
+
+
+class ForkRefused(LimitsError):  # noqa: N818 - what happened, read as a participle
+    """The zygote is there, but the system lets it start nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,41 +116,33 @@ class Control:
 
 
 class Zygote:
-    """The parent's side."""
+    """The parent's side. ``ready`` turns true in :meth:`exits`, once the zygote is warm."""
 
     def __init__(self, link: socket.socket, pid: int) -> None:
         self._control = Control(link)
         self.pid = pid
+        self.ready = False
         self._exits: deque[Exit] = deque()
         self._serial = 0
 
     def fileno(self) -> int:
         return self._control.socket.fileno()
 
-    def wait_until_ready(self, patience: float = _PATIENCE) -> None:
-        """Wait for the warm-up.
-
-        Raises:
-            ZygoteLost: it ended, or said why it can't.
-        """
-        message = self._expect("ready", patience)
-        if error := message.get("error"):
-            raise ZygoteLost(error)
-
     def start(self, plan: dict[str, Any], channel: int, spec: int) -> tuple[int, int | None]:
-        """Fork a child; returns its pid and, on Linux, a pidfd.
+        """Fork a child of a warm zygote; returns its pid and, on Linux, a pidfd.
 
         Raises:
-            ZygoteLost: no fork was made.
+            ZygoteLost: it is gone.
+            ForkRefused: there is no room for another process.
         """
         self._serial += 1
         try:
             self._control.send({"op": "start", "id": self._serial, "plan": plan}, [channel, spec])
         except OSError as broken:
             raise ZygoteLost("the process that starts steps is gone") from broken
-        message = self._expect("started", _PATIENCE)
+        message = self._expect("started")
         if error := message.get("error"):
-            raise ZygoteLost(error)
+            raise ForkRefused(f"no process can be started: {error}")
         fds: list[int] = message["descriptors"]
         return message["pid"], fds[0] if fds else None
 
@@ -149,7 +150,8 @@ class Zygote:
         """Children that have ended since the last call.
 
         Raises:
-            ZygoteLost: it is gone; exits that came in before are still returned first.
+            ZygoteLost: it is gone, or couldn't get warm; exits that came in before are still
+                returned first.
         """
         while _readable(self._control.socket, 0):
             try:
@@ -163,15 +165,28 @@ class Zygote:
         return found
 
     def close(self) -> None:
-        """Let it go: it ends its children and itself."""
+        """Let it go: it ends its children and itself. One that doesn't in time is ended."""
         self._control.socket.close()
+        # While it imports it has no children and doesn't listen.
+        until = time.monotonic() + (_LAST_ACTS if self.ready else 0.0)
         with contextlib.suppress(ChildProcessError):
+            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() >= until:
+                    self.kill()
+                    return
+                time.sleep(_LOOK_AGAIN)
+
+    def kill(self) -> None:
+        """End it and leave its children alone; they come to the nearest subreaper above it."""
+        self._control.socket.close()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
-    def _expect(self, operation: str, patience: float) -> dict[str, Any]:
+    def _expect(self, operation: str) -> dict[str, Any]:
         while True:
-            if not _readable(self._control.socket, patience):
-                raise ZygoteLost(f"the process that starts steps is silent for {patience:g} s")
+            if not _readable(self._control.socket, _PATIENCE):
+                raise ZygoteLost(f"the process that starts steps is silent for {_PATIENCE:g} s")
             for message in self._take():
                 if message["op"] == operation:
                     return message
@@ -185,6 +200,10 @@ class Zygote:
         for message, fds in messages:
             if message["op"] == "exited":
                 self._exits.append(Exit(**message["exit"]))
+            elif message["op"] == "ready":
+                if error := message.get("error"):
+                    raise ZygoteLost(error)
+                self.ready = True
             else:
                 answers.append({**message, "descriptors": fds})
         return answers
@@ -257,6 +276,9 @@ class _Server:
                 source.seek(0)
                 document = source.read()
             code = self._handler(document, socket.socket(fileno=channel))
+        except SystemExit as leaving:
+            # Foreign code may leave as it would leave a program of its own.
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         except BaseException:
             # The last resort of a child: nothing may return into the zygote's loop.
             sys.excepthook(*sys.exc_info())
@@ -264,7 +286,7 @@ class _Server:
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os._exit(code)
+            os._exit(code & 0xFF)
 
     def _reap(self) -> None:
         while True:

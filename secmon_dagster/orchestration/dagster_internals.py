@@ -41,6 +41,7 @@ from dagster._core.execution.step_dependency_config import (
     get_step_dependency_config_field,
 )
 from dagster._core.execution.tags import get_tag_concurrency_limits_config
+from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHandlerContext
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage import local_compute_log_manager
 from dagster._core.storage.dagster_run import DagsterRun
@@ -52,6 +53,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 __all__ = [
     "ActiveExecution",
+    "CheckStepHealthResult",
     "DagsterExecutionInterruptedError",
     "DagsterRun",
     "EngineEventData",
@@ -71,6 +73,7 @@ __all__ = [
     "SerializableErrorInfo",
     "StepDependencyConfig",
     "StepFailureData",
+    "StepHandlerContext",
     "StepRetryData",
     "UserFailureData",
     "capture_interrupts",

@@ -8,6 +8,7 @@ CRITICAL.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,13 +21,14 @@ from secmon_dagster.drift import (
     ExecutionStatus,
     ModelDriftConfig,
     Window,
-    load_baseline,
     profile,
     run_check,
     save_baseline,
 )
-from secmon_dagster.drift.inference_log import read_inferences
-from secmon_dagster.drift.windows import WindowSource, cut
+from secmon_dagster.drift.baselines import has_baseline, load_outcomes, save_outcomes
+from secmon_dagster.drift.inference_log import PREDICTION, read_inferences
+from secmon_dagster.drift.outcomes import OutcomeColumns, judge_outcomes, profile_outcomes
+from secmon_dagster.drift.windows import WindowSource, cut, safety_events
 from secmon_dagster.errors import DriftError, NotFoundError
 from secmon_dagster.settings import get_settings
 
@@ -34,6 +36,9 @@ CHECK_NAME = "drift"
 CRITICAL_CHECK = "drift_critical"
 # Metadata key under which a monitor's asset carries its configuration, as JSON text.
 DECLARATION = "secmon/drift_monitor"
+# And the one that names the model, which a trained model's asset has too (it is registered by its
+# release): a model of the registry that no asset names any more is not declared any more.
+WATCHED = "secmon/drift_model"
 
 LoadAsset = Callable[[dg.AssetKey], Any]
 
@@ -53,8 +58,13 @@ def retrain_on_critical_drift(model_id: str) -> dg.AutomationCondition[Any]:
     )
 
 
-def rows_of(source: WindowSource, load_asset: LoadAsset) -> pd.DataFrame:
+def rows_of(
+    source: WindowSource, load_asset: LoadAsset, *, may_be_empty: bool = False
+) -> pd.DataFrame:
     """All rows of a source that is not the inference log.
+
+    Args:
+        may_be_empty: Whether no rows are an answer too; otherwise they are an error.
 
     Raises:
         DriftError: if the asset is no table, or was never materialised.
@@ -74,7 +84,7 @@ def rows_of(source: WindowSource, load_asset: LoadAsset) -> pd.DataFrame:
         for name in ("path", "sql", "sklearn", "url")
         if (value := getattr(source, name)) is not None
     }
-    return training.load(training.DataSource(**given))
+    return training.load(training.DataSource(**given), may_be_empty=may_be_empty)
 
 
 def window_of(config: ModelDriftConfig, due_at: datetime, load_asset: LoadAsset) -> Window:
@@ -83,33 +93,77 @@ def window_of(config: ModelDriftConfig, due_at: datetime, load_asset: LoadAsset)
     Raises:
         DriftError: if none is configured, or its source gives no rows.
     """
-    given = (config.source or {}).get("window")
-    if not given:
+    given = config.source or {}
+    if not given.get("window"):
         raise DriftError(
             f"model {config.model_id} has no window source",
             hint="name one: an asset, path, sql query or the inference log",
         )
-    source = WindowSource.of(given).located(due_at)
+    source = WindowSource.of(given["window"]).located(due_at)
     if source.inference_log:
-        rows, answers = read_inferences(config.model_id, source, due_at)
-        return Window(rows, output_data=answers)
-    return Window(cut(rows_of(source, load_asset), source, due_at))
+        rows = read_inferences(config.model_id, config.model_version, source, due_at)
+    else:
+        rows = cut(rows_of(source, load_asset), source, due_at)
+    found = Window(rows)
+    if columns := columns_of(config):
+        found = _with_outcomes(config, columns, rows)
+    elif source.inference_log and PREDICTION in rows:
+        answers = rows[PREDICTION]
+        found = Window(rows.drop(columns=PREDICTION), answers if answers.notna().all() else None)
+    if given.get("safety"):
+        events = WindowSource.of(given["safety"]).located(due_at)
+        happened = cut(rows_of(events, load_asset, may_be_empty=True), events, due_at)
+        found = replace(found, safety_events=safety_events(happened))
+    return found
+
+
+def columns_of(config: ModelDriftConfig) -> OutcomeColumns | None:
+    """The outcome columns a model's configuration declares."""
+    given = (config.source or {}).get("columns")
+    return OutcomeColumns.of(given) if given else None
+
+
+def _with_outcomes(config: ModelDriftConfig, columns: OutcomeColumns, rows: pd.DataFrame) -> Window:
+    baseline = load_outcomes(config.model_id, config.model_version)
+    if baseline is None:
+        raise NotFoundError(
+            f"model {config.model_id} has no baseline of outcomes for version "
+            f"{config.model_version}",
+            hint="declare a reference that holds the columns named under columns",
+        )
+    performance, bias = judge_outcomes(baseline, rows, config.thresholds)
+    return Window(
+        columns.features_of(rows),
+        columns.answers_of(rows),
+        performance=performance,
+        bias_data=bias,
+    )
 
 
 def ensure_baseline(config: ModelDriftConfig, load_asset: LoadAsset) -> None:
-    """Profile the declared reference of a version that has no baseline yet.
+    """Profile the declared reference of a version that has no baseline yet, and its outcomes.
 
-    Raises:
-        NotFoundError: if there is neither a baseline nor a reference.
+    Without a declared reference there is nothing to do here: the check itself says what is absent.
     """
-    reference = (config.source or {}).get("reference")
-    try:
-        load_baseline(config.model_id, config.model_version)
-    except NotFoundError:
-        if not reference:
-            raise
-        rows = rows_of(WindowSource.of(reference), load_asset)
-        save_baseline(config.model_id, config.model_version, profile(rows))
+    reference, columns = (config.source or {}).get("reference"), columns_of(config)
+    if not reference:
+        return
+    model = (config.model_id, config.model_version)
+    profiled = has_baseline(*model)
+    stored = load_outcomes(*model) if columns else None
+    summed_up = columns is None or (stored is not None and stored.columns == columns)
+    if profiled and summed_up:
+        return
+    rows = rows_of(WindowSource.of(reference), load_asset)
+    if columns is not None and not summed_up:
+        save_outcomes(*model, profile_outcomes(rows, columns))
+    if profiled:
+        return
+    if columns is None:
+        save_baseline(*model, profile(rows))
+    else:
+        answers = columns.answers_of(rows)
+        save_baseline(*model, profile(columns.features_of(rows), outputs=answers))
 
 
 def check_model(
@@ -151,6 +205,14 @@ def metadata_of(result: DriftCheckResult) -> dict[str, Any]:
     for feature in (*result.report.features, *result.report.outputs):
         if feature.psi is not None:
             shown[f"psi/{feature.feature}"] = feature.psi
+    for metric in result.report.performance:
+        if (now := metric.details.get("current")) is not None:
+            shown[f"performance/{metric.name}"] = now
+    for gap in result.report.bias:
+        if gap.current_value is not None:
+            shown[f"bias/{gap.metric_name}/{gap.stratum_type}/{gap.stratum_value}"] = (
+                gap.current_value
+            )
     if result.pages is not None:
         folder = get_settings().home / "reports" / "drift"
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import orjson
 from secmon_dagster.database import Role, transaction
 from secmon_dagster.errors import NotFoundError
 from secmon_dagster.orchestration.actor import actor_of
+from secmon_dagster.orchestration.prompts import DetectorInUse
 from secmon_dagster.orchestration.run_queue import APPROVAL_TAG
 from secmon_dagster.posture import (
     AgentManagementService,
@@ -39,7 +40,9 @@ class SecurityMonitoring(dg.ConfigurableResource[Any]):
     @property
     def service(self) -> SecurityMonitoringService:
         """The service, for the user set here or else the platform."""
-        return SecurityMonitoringService(Session.open(user_id=self.user_id))
+        return SecurityMonitoringService(
+            Session.open(user_id=self.user_id), detector=DetectorInUse()
+        )
 
 
 class AgentManagement(dg.ConfigurableResource[Any]):
@@ -164,43 +167,3 @@ def deliver_decisions(instance: dg.DagsterInstance) -> int:
                 instance.run_coordinator.cancel_run(decision.run_id)
         mark_delivered(session, decision.run_id)
     return len(decisions)
-
-
-class CheckedInstance(dg.Config):
-    """Whom an op is about."""
-
-    instance_id: str
-
-
-@dg.op(out=dg.Out(float))
-def run_security_checks(
-    context: dg.OpExecutionContext, config: CheckedInstance, security: SecurityMonitoring
-) -> float:
-    """Run the six checks of one instance; its output is the score."""
-    checks = security.service.run_security_checks(config.instance_id)
-    profile = security.service.get_instance_security_profile(config.instance_id)
-    context.add_output_metadata(
-        {
-            "security_score": profile.security_score,
-            "band": str(profile.status),
-            **{str(check.check_type): str(check.status) for check in checks},
-        }
-    )
-    return profile.security_score
-
-
-class LoggedAct(CheckedInstance):
-    """An act to keep."""
-
-    action: str
-    prompt: str | None = None
-    output: str | None = None
-
-
-@dg.op
-def log_instance_activity(config: LoggedAct, security: SecurityMonitoring) -> None:
-    """Keep an act of an instance, held against its layer's rules first."""
-    security.service.log_instance_activity(
-        config.instance_id,
-        {"action": config.action, "prompt": config.prompt, "output": config.output},
-    )

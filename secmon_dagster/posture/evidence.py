@@ -1,7 +1,9 @@
-"""What the six checks look at: an instance's last day, read in a handful of queries."""
+"""What the six checks look at: the last day of instances, read in a handful of queries."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,19 +14,16 @@ from secmon_dagster.posture.layers import SecurityLayer
 from secmon_dagster.posture.records import AgentInstance, Violation
 from secmon_dagster.posture.scanning import PromptDetector, scan_output, scan_prompt
 from secmon_dagster.posture.session import Connection
-from secmon_dagster.posture.store import (
-    fetch,
-    fetch_one,
-    layer_of_instance,
-    require_instance,
-    violation_of,
-)
+from secmon_dagster.posture.store import Row, fetch, instance_of, layer_of, violation_of
 
 # Bounds keep a check's cost independent of how long an instance has lived. Older acts are history,
 # not evidence for today.
 MAX_ACTS = 500
 MAX_TEXTS = 200
 WINDOW = "24 hours"
+_NEWEST_ACTS = "at DESC, activity_id DESC"
+# What an instance without a layer is measured by, which is the default layer's.
+_WITHOUT_LAYER = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,8 @@ class Evidence:
 
     Attributes:
         acts: the newest :data:`MAX_ACTS` of the last :data:`WINDOW`, newest first.
+        keys: those its acts carried; for whom else one acts is told from its newest
+            :data:`MAX_ACTS` acts.
         foreign_workflows: of the workflows the acts name, those of another owner.
         valid_inputs: inputs of workflow executions that were held against a schema.
     """
@@ -96,142 +97,233 @@ class Evidence:
 
 
 def gather(
-    connection: Connection, instance_id: str, detector: PromptDetector | None = None
-) -> Evidence:
-    """Read the evidence; texts nobody has scanned yet are scanned and the findings kept.
+    connection: Connection, instance_ids: Sequence[str], detector: PromptDetector | None = None
+) -> list[Evidence]:
+    """Read the evidence of instances that exist, in as many queries for many as for one.
 
-    Raises:
-        NotFoundError: no such instance.
+    Their profiles stay locked until the transaction ends: a violation that is noted meanwhile
+    waits, so that no result from before it is stored after it. Texts nobody has scanned yet are
+    scanned and the findings kept.
     """
-    instance = require_instance(connection, instance_id)
-    layer = layer_of_instance(connection, instance_id)
-    acts = [
-        Act(**row)
+    ids = list(instance_ids)
+    instances = [
+        instance_of(row)
         for row in fetch(
             connection,
-            "SELECT activity_id, at, source, action, auth_method, key_id, auth_error, denied, "
-            "throttled, schema_checked, schema_error, details ->> 'workflow_id' AS workflow_id "
-            "FROM instance_activities WHERE instance_id = %s AND at > now() - %s::interval "
-            "ORDER BY activity_id DESC LIMIT %s",
-            instance_id,
-            WINDOW,
-            MAX_ACTS,
+            "SELECT i.* FROM unnest(%s::text[]) WITH ORDINALITY AS u (instance_id, place) "
+            "JOIN agent_instances i USING (instance_id) ORDER BY place",
+            ids,
         )
     ]
-    violations = fetch(
+    layers = _layers(connection, ids)
+    acts = {
+        key: [Act(**row) for row in rows]
+        for key, rows in _newest(
+            connection,
+            ids,
+            "activity_id, at, source, action, auth_method, key_id, auth_error, denied, throttled, "
+            "schema_checked, schema_error, details ->> 'workflow_id' AS workflow_id",
+            "instance_activities",
+            _NEWEST_ACTS,
+            MAX_ACTS,
+        ).items()
+    }
+    violations = {
+        key: [violation_of(row) for row in rows]
+        for key, rows in _newest(
+            connection, ids, "*", "security_violations", "at DESC", MAX_ACTS
+        ).items()
+    }
+    texts = _texts(connection, ids, detector)
+    keys = _keys(connection, acts)
+    peaks = _peaks(connection, ids, layers)
+    owners = _owners_of_workflows(connection, acts)
+    inputs = _valid_inputs(connection, ids)
+    return [
+        Evidence(
+            instance=instance,
+            layer=layers.get(instance.instance_id),
+            acts=acts.get(instance.instance_id, []),
+            texts=texts.get(instance.instance_id, []),
+            keys=keys.get(instance.instance_id, {}),
+            peak=peaks[instance.instance_id],
+            foreign_workflows=frozenset(
+                name
+                for name, owner in owners.get(instance.instance_id, {}).items()
+                if owner != instance.owner_id
+            ),
+            valid_inputs=inputs.get(instance.instance_id, 0),
+            violations=violations.get(instance.instance_id, []),
+        )
+        for instance in instances
+    ]
+
+
+def _newest(
+    connection: Connection,
+    ids: list[str],
+    columns: str,
+    table: str,
+    order: str,
+    most: int,
+    condition: str = "TRUE",
+) -> dict[str, list[Row]]:
+    """The newest ``most`` rows of the last :data:`WINDOW` for each instance, newest first.
+
+    One probe of the index an instance; ``columns``, ``table`` and the like are this module's own.
+    """
+    found = fetch(
         connection,
-        "SELECT * FROM security_violations WHERE instance_id = %s AND at > now() - %s::interval "
-        "ORDER BY at DESC LIMIT %s",
-        instance_id,
+        f"SELECT u.instance_id AS whose, r.* FROM unnest(%s::text[]) AS u (instance_id) "  # noqa: S608
+        f"CROSS JOIN LATERAL (SELECT {columns} FROM {table} t "
+        f"WHERE t.instance_id = u.instance_id AND t.at > now() - %s::interval AND {condition} "
+        f"ORDER BY {order} LIMIT %s) r ORDER BY {order}",
+        ids,
         WINDOW,
-        MAX_ACTS,
+        most,
     )
-    return Evidence(
-        instance=instance,
-        layer=layer,
-        acts=acts,
-        texts=_texts(connection, instance_id, detector),
-        keys=_keys(connection, instance_id, {act.key_id for act in acts if act.key_id}),
-        peak=_peak(connection, instance_id, layer),
-        foreign_workflows=_foreign_workflows(connection, instance, acts),
-        valid_inputs=_valid_inputs(connection, instance_id),
-        violations=[violation_of(row) for row in violations],
+    grouped: dict[str, list[Row]] = defaultdict(list)
+    for row in found:
+        grouped[row.pop("whose")].append(row)
+    return grouped
+
+
+def _layers(connection: Connection, ids: list[str]) -> dict[str, SecurityLayer]:
+    """The layer of each instance that has one. All lock in one order, so none waits in a circle."""
+    rows = fetch(
+        connection,
+        "SELECT p.instance_id AS whose, l.* FROM security_profiles p JOIN security_layers l "
+        "USING (layer_id) WHERE p.instance_id = ANY(%s) ORDER BY p.instance_id FOR UPDATE OF p",
+        ids,
     )
+    return {row["whose"]: layer_of(row) for row in rows}
 
 
 def _texts(
-    connection: Connection, instance_id: str, detector: PromptDetector | None
-) -> list[ScannedText]:
-    rows = fetch(
+    connection: Connection, ids: list[str], detector: PromptDetector | None
+) -> dict[str, list[ScannedText]]:
+    found = _newest(
         connection,
-        "SELECT activity_id, prompt IS NOT NULL AS has_prompt, output IS NOT NULL AS has_output, "
+        ids,
+        "activity_id, at, prompt IS NOT NULL AS has_prompt, output IS NOT NULL AS has_output, "
         "findings, CASE WHEN findings IS NULL THEN prompt END AS prompt, "
-        "CASE WHEN findings IS NULL THEN output END AS output "
-        "FROM instance_activities WHERE instance_id = %s AND (prompt IS NOT NULL OR output IS NOT "
-        "NULL) AND at > now() - %s::interval ORDER BY activity_id DESC LIMIT %s",
-        instance_id,
-        WINDOW,
+        "CASE WHEN findings IS NULL THEN output END AS output",
+        "instance_activities",
+        _NEWEST_ACTS,
         MAX_TEXTS,
+        "(prompt IS NOT NULL OR output IS NOT NULL)",
     )
-    scanned, updates = [], []
-    for row in rows:
-        findings = row["findings"]
-        if findings is None:
-            # Written by another hand than ours, which scans at once.
-            found = scan_prompt(row["prompt"], detector) if row["prompt"] else []
-            found += scan_output(row["output"]) if row["output"] else []
-            findings = [finding.as_dict() for finding in found]
-            updates.append((Jsonb(findings), row["activity_id"]))
-        scanned.append(
-            ScannedText(row["activity_id"], row["has_prompt"], row["has_output"], findings)
-        )
-    if updates:
-        with connection.cursor() as cursor:
-            cursor.executemany(
-                "UPDATE instance_activities SET findings = %s WHERE activity_id = %s", updates
+    new: dict[int, list[dict[str, Any]]] = {}
+    scanned: dict[str, list[ScannedText]] = defaultdict(list)
+    for whose, rows in found.items():
+        for row in rows:
+            findings = row["findings"]
+            if findings is None:
+                # Written by another hand than ours, which scans at once.
+                seen = scan_prompt(row["prompt"], detector) if row["prompt"] else []
+                seen += scan_output(row["output"]) if row["output"] else []
+                findings = new[row["activity_id"]] = [finding.as_dict() for finding in seen]
+            scanned[whose].append(
+                ScannedText(row["activity_id"], row["has_prompt"], row["has_output"], findings)
             )
+    if new:
+        connection.execute(
+            "UPDATE instance_activities a SET findings = u.findings "
+            "FROM unnest(%s::bigint[], %s::jsonb[]) AS u (activity_id, findings) "
+            "WHERE a.activity_id = u.activity_id",
+            (list(new), [Jsonb(findings) for findings in new.values()]),
+        )
     return scanned
 
 
-def _keys(connection: Connection, instance_id: str, key_ids: set[str]) -> dict[str, KeyUse]:
-    if not key_ids:
+def _keys(connection: Connection, acts: Mapping[str, list[Act]]) -> dict[str, dict[str, KeyUse]]:
+    used = {key: {act.key_id for act in own if act.key_id} for key, own in acts.items()}
+    named = sorted(set().union(*used.values()))
+    if not named:
         return {}
     rows = fetch(
         connection,
         "SELECT u.key_id, k.key_id IS NOT NULL AS known, k.instance_id AS bound_to, "
         "least(k.revoked_at, k.expires_at) AS ended_at, "
-        "(SELECT count(*) FROM (SELECT DISTINCT a.instance_id FROM instance_activities a "
-        " WHERE a.key_id = u.key_id AND a.source = 'instance' AND a.instance_id <> %s "
-        " AND a.at > now() - %s::interval LIMIT 100) o) AS other_instances "
+        "ARRAY(SELECT DISTINCT a.instance_id FROM (SELECT instance_id FROM instance_activities a "
+        " WHERE a.key_id = u.key_id AND a.source = 'instance' AND a.at > now() - %s::interval "
+        " ORDER BY a.at DESC LIMIT %s) a) AS acted_for "
         "FROM unnest(%s::text[]) AS u (key_id) LEFT JOIN api_keys k USING (key_id)",
-        instance_id,
         WINDOW,
-        list(key_ids),
+        MAX_ACTS,
+        named,
     )
-    return {row["key_id"]: KeyUse(**row) for row in rows}
+    known = {row["key_id"]: row for row in rows}
+    return {
+        whose: {
+            key: KeyUse(
+                key_id=key,
+                known=known[key]["known"],
+                bound_to=known[key]["bound_to"],
+                ended_at=known[key]["ended_at"],
+                other_instances=len(set(known[key]["acted_for"]) - {whose}),
+            )
+            for key in keys
+        }
+        for whose, keys in used.items()
+    }
 
 
-def _peak(connection: Connection, instance_id: str, layer: SecurityLayer | None) -> Peak:
+def _peaks(
+    connection: Connection, ids: list[str], layers: Mapping[str, SecurityLayer]
+) -> dict[str, Peak]:
     """Most acts in any minute among the newest ones; more than twice the limit needn't be seen."""
-    limit = 60 if layer is None else layer.config.max_requests_per_minute
-    row = fetch_one(
-        connection,
-        "SELECT coalesce(max(n), 0) AS most, count(*) AS acts FROM (SELECT count(*) OVER (ORDER BY "
-        "at RANGE BETWEEN interval '59.999999 seconds' PRECEDING AND CURRENT ROW) AS n "
-        "FROM (SELECT at FROM instance_activities WHERE instance_id = %s AND source = 'instance' "
-        "AND NOT throttled AND at > now() - %s::interval ORDER BY activity_id DESC LIMIT %s) a) w",
-        instance_id,
-        WINDOW,
-        max(MAX_ACTS, 2 * limit),
-    )
-    assert row is not None
-    return Peak(row["most"], row["acts"])
-
-
-def _foreign_workflows(
-    connection: Connection, instance: AgentInstance, acts: list[Act]
-) -> frozenset[str]:
-    named = {act.workflow_id for act in acts if act.workflow_id and act.source == "instance"}
-    if not named:
-        return frozenset()
-    # What can't be seen in this session is another's too, or nobody's.
+    limits = [
+        layers[key].config.max_requests_per_minute if key in layers else _WITHOUT_LAYER
+        for key in ids
+    ]
     rows = fetch(
         connection,
-        "SELECT workflow_id FROM agent_workflows WHERE workflow_id = ANY(%s) AND owner_id <> %s",
-        list(named),
-        instance.owner_id,
-    )
-    return frozenset(row["workflow_id"] for row in rows)
-
-
-def _valid_inputs(connection: Connection, instance_id: str) -> int:
-    row = fetch_one(
-        connection,
-        "SELECT count(*) AS n FROM (SELECT FROM workflow_executions e JOIN agent_workflows w "
-        "USING (workflow_id) WHERE e.instance_id = %s AND w.input_schema IS NOT NULL "
-        "AND e.started_at > now() - %s::interval LIMIT 100) e",
-        instance_id,
+        "SELECT u.instance_id, p.most, p.acts FROM unnest(%s::text[], %s::int[]) "
+        "AS u (instance_id, enough) CROSS JOIN LATERAL ("
+        "SELECT coalesce(max(n), 0) AS most, count(*) AS acts FROM (SELECT count(*) OVER (ORDER BY "
+        "at RANGE BETWEEN interval '59.999999 seconds' PRECEDING AND CURRENT ROW) AS n "
+        "FROM (SELECT at FROM instance_activities t WHERE t.instance_id = u.instance_id "
+        "AND source = 'instance' AND NOT throttled AND at > now() - %s::interval "
+        "ORDER BY at DESC, activity_id DESC LIMIT u.enough) a) w) p",
+        ids,
+        [max(MAX_ACTS, 2 * limit) for limit in limits],
         WINDOW,
     )
-    assert row is not None
-    return int(row["n"])
+    return {row["instance_id"]: Peak(row["most"], row["acts"]) for row in rows}
+
+
+def _owners_of_workflows(
+    connection: Connection, acts: Mapping[str, list[Act]]
+) -> dict[str, dict[str, str]]:
+    """Of the workflows each instance's acts name, the owners of those there are."""
+    named = {
+        whose: {act.workflow_id for act in own if act.workflow_id and act.source == "instance"}
+        for whose, own in acts.items()
+    }
+    wanted = sorted(set().union(*named.values()))
+    if not wanted:
+        return {}
+    rows = fetch(
+        connection,
+        "SELECT workflow_id, owner_id FROM agent_workflows WHERE workflow_id = ANY(%s)",
+        wanted,
+    )
+    owners = {row["workflow_id"]: row["owner_id"] for row in rows}
+    return {
+        whose: {name: owners[name] for name in names if name in owners}
+        for whose, names in named.items()
+    }
+
+
+def _valid_inputs(connection: Connection, ids: list[str]) -> dict[str, int]:
+    rows = fetch(
+        connection,
+        "SELECT u.instance_id, n.count FROM unnest(%s::text[]) AS u (instance_id) "
+        "CROSS JOIN LATERAL (SELECT count(*) FROM (SELECT FROM workflow_executions e "
+        "JOIN agent_workflows w USING (workflow_id) WHERE e.instance_id = u.instance_id "
+        "AND w.input_schema IS NOT NULL AND e.started_at > now() - %s::interval LIMIT 100) e) n",
+        ids,
+        WINDOW,
+    )
+    return {row["instance_id"]: row["count"] for row in rows}

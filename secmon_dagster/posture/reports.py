@@ -100,9 +100,11 @@ class ActivityReports:
                 connection,
                 "SELECT activity_id, at, source, action, details, prompt, output, auth_method, "
                 "key_id, auth_error, denied, throttled, schema_error, findings "
-                "FROM instance_activities WHERE instance_id = %s AND activity_id < %s "
-                "ORDER BY activity_id DESC LIMIT %s",
+                "FROM instance_activities WHERE instance_id = %s AND (at, activity_id) < "
+                "(coalesce((SELECT at FROM instance_activities WHERE activity_id = %s), "
+                "'infinity'), %s) ORDER BY at DESC, activity_id DESC LIMIT %s",
                 instance_id,
+                before,
                 2**63 - 1 if before is None else before,
                 limit,
             )

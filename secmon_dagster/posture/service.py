@@ -14,8 +14,7 @@ from secmon_dagster.errors import (
     PermissionDeniedError,
 )
 from secmon_dagster.posture.activity import insert_activity, judge
-from secmon_dagster.posture.checks import run_all
-from secmon_dagster.posture.evidence import gather
+from secmon_dagster.posture.checking import CHECKED_AT_ONCE, check_instances, score_of
 from secmon_dagster.posture.layers import LayerConfig, SecurityLayer, parse_mode
 from secmon_dagster.posture.patterns import (
     ExecutionData,
@@ -36,17 +35,14 @@ from secmon_dagster.posture.records import (
     require_text,
 )
 from secmon_dagster.posture.reports import LIBRARY, ActivityReports
-from secmon_dagster.posture.score import CheckStatus
 from secmon_dagster.posture.session import Session
 from secmon_dagster.posture.store import (
     check_of,
     fetch,
     fetch_one,
-    insert_checks,
     layer_of,
     layer_of_instance,
     profile_of,
-    refresh_score,
     require_instance,
     score_point_of,
 )
@@ -242,22 +238,29 @@ class SecurityMonitoringService(ActivityReports):
             NotFoundError: no such instance.
         """
         with self._session.begin() as connection:
-            results = run_all(gather(connection, instance_id, self._detector))
-            checks = insert_checks(connection, instance_id, results)
-            point = refresh_score(connection, instance_id, "checks")
-            failed = any(check.status is CheckStatus.FAILED for check in checks)
-            self._session.record(
-                connection,
-                "run_security_checks",
-                "agent_instance",
-                resource_id=instance_id,
-                details={
-                    "score": None if point is None else point.score,
-                    "statuses": {check.check_type: check.status for check in checks},
-                },
-                level="warn" if failed else "info",
-            )
-        return checks
+            stored = check_instances(self._session, connection, [instance_id], self._detector)
+        if not stored:
+            raise NotFoundError(f"There is no agent instance {instance_id!r}")
+        return stored[instance_id]
+
+    def run_all_security_checks(self) -> dict[str, float]:
+        """Run the checks of every instance that is under a layer.
+
+        Returns:
+            The score of each, by instance.
+        """
+        ids = self.instances_under_a_layer()
+        scores: dict[str, float] = {}
+        for first in range(0, len(ids), CHECKED_AT_ONCE):
+            with self._session.begin() as connection:
+                stored = check_instances(
+                    self._session,
+                    connection,
+                    ids[first : first + CHECKED_AT_ONCE],
+                    self._detector,
+                )
+            scores |= {instance_id: score_of(checks) for instance_id, checks in stored.items()}
+        return scores
 
     def get_security_checks(self, instance_id: str, *, limit: int = 100) -> list[SecurityCheck]:
         """Stored results of an instance, newest first.

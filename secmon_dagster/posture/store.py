@@ -129,22 +129,26 @@ def layer_of_instance(connection: Connection, instance_id: str) -> SecurityLayer
 
 
 def insert_checks(
-    connection: Connection, instance_id: str, results: Sequence[CheckResult]
-) -> list[SecurityCheck]:
-    """Store results, in one statement."""
+    connection: Connection, results: Mapping[str, Sequence[CheckResult]]
+) -> dict[str, list[SecurityCheck]]:
+    """Store results by instance, in one statement."""
+    flat = [(instance_id, result) for instance_id, own in results.items() for result in own]
     rows = fetch(
         connection,
         "INSERT INTO security_checks (instance_id, check_type, status, severity, description, "
-        "details) SELECT %s, * FROM unnest(%s::text[], %s::text[], %s::check_severity[], "
+        "details) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::check_severity[], "
         "%s::text[], %s::jsonb[]) RETURNING *",
-        instance_id,
-        [result.check_type for result in results],
-        [result.status for result in results],
-        [result.severity for result in results],
-        [result.description for result in results],
-        [Jsonb(result.details) for result in results],
+        [instance_id for instance_id, _ in flat],
+        [result.check_type for _, result in flat],
+        [result.status for _, result in flat],
+        [result.severity for _, result in flat],
+        [result.description for _, result in flat],
+        [Jsonb(result.details) for _, result in flat],
     )
-    return [check_of(row) for row in rows]
+    stored: dict[str, list[SecurityCheck]] = {instance_id: [] for instance_id in results}
+    for row in rows:
+        stored[row["instance_id"]].append(check_of(row))
+    return stored
 
 
 def latest_statuses(connection: Connection, instance_id: str) -> dict[CheckType, CheckStatus]:
@@ -167,18 +171,34 @@ def refresh_score(connection: Connection, instance_id: str, cause: str) -> Score
     Returns:
         The new step; None for an instance without a profile, which has no score.
     """
-    value = round(score(latest_statuses(connection, instance_id)), 2)
-    row = fetch_one(
+    value = score(latest_statuses(connection, instance_id))
+    return set_scores(connection, {instance_id: value}, cause).get(instance_id)
+
+
+def set_scores(
+    connection: Connection, scores: Mapping[str, float], cause: str
+) -> dict[str, ScorePoint]:
+    """Give instances their scores and keep each in the history, in one statement.
+
+    Returns:
+        The new steps by instance; none for an instance without a profile.
+    """
+    values = {instance_id: round(value, 2) for instance_id, value in scores.items()}
+    rows = fetch(
         connection,
-        "WITH before AS (SELECT instance_id, status FROM security_profiles WHERE instance_id = %s "
-        "FOR UPDATE), after AS (UPDATE security_profiles p SET security_score = %s, status = %s, "
-        "updated_at = clock_timestamp() FROM before b WHERE p.instance_id = b.instance_id "
+        "WITH new AS (SELECT * FROM unnest(%s::text[], %s::numeric[], %s::text[]) "
+        "AS n (instance_id, score, status)), "
+        "before AS (SELECT p.instance_id, p.status FROM security_profiles p JOIN new "
+        "USING (instance_id) ORDER BY p.instance_id FOR UPDATE OF p), "
+        "after AS (UPDATE security_profiles p SET security_score = n.score, status = n.status, "
+        "updated_at = clock_timestamp() FROM new n JOIN before b USING (instance_id) "
+        "WHERE p.instance_id = n.instance_id "
         "RETURNING p.instance_id, p.security_score, p.status, b.status AS previous) "
         "INSERT INTO security_score_history (instance_id, score, status, previous, cause) "
         "SELECT instance_id, security_score, status, previous, %s FROM after RETURNING *",
-        instance_id,
-        value,
-        band(value),
+        list(values),
+        list(values.values()),
+        [band(value) for value in values.values()],
         cause,
     )
-    return None if row is None else score_point_of(row)
+    return {row["instance_id"]: score_point_of(row) for row in rows}

@@ -65,6 +65,11 @@ def note_violation(
         The violation; None when it had been reported before.
     """
     check_type = CHECK_OF_VIOLATION.get(violation_type, CheckType.AUTHORIZATION)
+    # Checks under way hold this lock from before they look until their results are stored; noted
+    # without it, the violation could be unseen by them and yet overruled.
+    connection.execute(
+        "SELECT FROM security_profiles WHERE instance_id = %s FOR UPDATE", (instance_id,)
+    )
     ends_runs = (
         layer is not None
         and layer.config.auto_terminate_on_violation
@@ -96,7 +101,7 @@ def note_violation(
         description,
         {"violation_id": violation.violation_id, "violation_type": violation_type},
     )
-    insert_checks(connection, instance_id, [result])
+    insert_checks(connection, {instance_id: [result]})
     refresh_score(connection, instance_id, f"violation: {violation_type}")
     session.record(
         connection,

@@ -183,6 +183,7 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
                 (
                     ("secmon_audit_head_age_seconds", "last entry"),
                     ("secmon_audit_checkpoint_age_seconds", "checkpoint"),
+                    ("secmon_audit_uncovered_seconds", "oldest entry not covered"),
                     ("secmon_audit_last_verification_age_seconds", "verification"),
                 ),
                 "s",

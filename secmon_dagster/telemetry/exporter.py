@@ -1,7 +1,7 @@
 """The totals over HTTP: text and OpenMetrics, with what was last known while PostgreSQL is down.
 
-A thread collects every few seconds; a scrape only prints, so a storm of scrapes costs the database
-nothing.
+A thread collects every few seconds and prints; a scrape only sends, so a storm of scrapes costs the
+database nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -22,16 +21,19 @@ from prometheus_client.core import (
 from prometheus_client.core import (
     Metric as Family,
 )
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from secmon_dagster.errors import DatabaseError, InvalidInputError, SchemaError
 from secmon_dagster.telemetry.metrics import METRICS, Kind, Metric
+from secmon_dagster.telemetry.pages import Pages
 from secmon_dagster.telemetry.recorder import Recorder, Series, Snapshot, Total, canonical
 
 _log = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 5.0
+INTERVAL_SECONDS = 10.0
+OWN = ("secmon_db_up", "secmon_collect_seconds", "secmon_collect_age_seconds")
 
 
 class PlatformCollector(Collector):
@@ -57,21 +59,37 @@ class PlatformCollector(Collector):
             return self._up
 
     def collect(self) -> Iterator[Family]:
-        """All metric families, in the order they are declared."""
+        """What the last snapshot holds, in the order the metrics are declared."""
         snapshot = self._snapshot
-        age = time.monotonic() - snapshot.taken if snapshot.taken else 0.0
-        own = {
-            ("secmon_db_up", "{}"): float(self._up),
-            ("secmon_collect_seconds", "{}"): snapshot.seconds,
-            ("secmon_collect_age_seconds", "{}"): age,
-        }
         by_name: dict[str, dict[Series, Total]] = {}
         for series, total in snapshot.totals.items():
             by_name.setdefault(series[0], {})[series] = total
-        for series, value in (snapshot.gauges | own).items():
+        for series, value in snapshot.gauges.items():
             by_name.setdefault(series[0], {})[series] = Total(value)
         for metric in METRICS.values():
-            yield _family(metric, by_name)
+            if metric.name not in OWN:
+                yield _family(metric, by_name)
+
+    def state(self) -> Snapshot:
+        """The last snapshot: the same object as long as nothing was collected."""
+        return self._snapshot
+
+    def own(self) -> dict[str, float]:
+        """The exporter's gauges about itself, as they are now."""
+        snapshot = self._snapshot
+        age = time.monotonic() - snapshot.taken if snapshot.taken else 0.0
+        return dict(zip(OWN, (float(self._up), snapshot.seconds, age), strict=True))
+
+
+class _Own(Collector):
+    """The exporter's gauges about itself."""
+
+    def __init__(self, collector: PlatformCollector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterator[Family]:
+        for name, value in self._collector.own().items():
+            yield GaugeMetricFamily(name, METRICS[name].help, value)
 
 
 def _values(metric: Metric, labels: str) -> list[str]:
@@ -130,6 +148,12 @@ def _exemplar_in(total: Total, bound: str) -> Exemplar | None:
     return Exemplar({"run_id": total.exemplar[:64]}, float(bound))
 
 
+class _Quiet(WSGIRequestHandler):
+    """Scrapes are no news."""
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
 class Exporter:
     """The HTTP server and its collecting thread.
 
@@ -143,8 +167,7 @@ class Exporter:
         if not 0 <= port <= 65_535:
             raise InvalidInputError.of("port", port, "0 to 65535")
         self.collector = PlatformCollector()
-        self._registry = CollectorRegistry()
-        self._registry.register(self.collector)
+        self._pages = Pages(self.collector, _Own(self.collector), self.collector.state)
         self._address = (host, port)
         self._interval = interval
         self._stop = threading.Event()
@@ -158,18 +181,22 @@ class Exporter:
         """
         host, port = self._address
         try:
-            self._server, _ = start_http_server(port, host, registry=self._registry)
+            self._server = make_server(
+                host, port, self._pages, ThreadingWSGIServer, handler_class=_Quiet
+            )
         except OSError as taken:
             raise InvalidInputError(
                 f"the metrics exporter can't listen on {host}:{port}: {taken.strerror}",
                 hint="Another exporter may run; choose a port with --port or SECMON_METRICS_PORT.",
             ) from None
-        threading.Thread(target=self._collect, name="secmon-metrics", daemon=True).start()
+        for name, work in (("serve", self._server.serve_forever), ("collect", self._collect)):
+            threading.Thread(target=work, name=f"secmon-metrics-{name}", daemon=True).start()
         return int(self._server.server_port)
 
     def _collect(self) -> None:
         while not self._stop.is_set():
-            self.collector.refresh()
+            if self.collector.refresh():
+                self._pages.renew()
             self._stop.wait(self._interval)
 
     def wait(self) -> None:

@@ -103,6 +103,7 @@ _ALL = (
     Metric("secmon_audit_chain_length", _G, "Sequence number of the chain's head"),
     Metric("secmon_audit_head_age_seconds", _G, "Age of the chain's last entry"),
     Metric("secmon_audit_uncovered_entries", _G, "Entries after the last checkpoint"),
+    Metric("secmon_audit_uncovered_seconds", _G, "Age of the oldest entry after the checkpoint"),
     Metric("secmon_audit_checkpoint_age_seconds", _G, "Age of the last checkpoint"),
     Metric("secmon_audit_last_verification_age_seconds", _G, "Age of the last verification"),
     Metric("secmon_audit_chain_valid", _G, "1 if the last verification found the chain whole"),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Increment:
+class Increment(NamedTuple):
     """One step of a counter, or one observation of a histogram.
 
     Attributes:
@@ -227,19 +226,26 @@ GAUGES: tuple[Gauge, ...] = (
              FROM audit_head WHERE seq > 0""",
     ),
     Gauge(
-        ("secmon.audit_checkpoints", "secmon.audit_head"),
-        """SELECT 'secmon_audit_checkpoint_age_seconds', '{}'::jsonb,
-                  extract(epoch FROM clock_timestamp() - max(created_at))::float8
+        ("secmon.audit_checkpoints", "secmon.audit_head", "secmon.audit_entries"),
+        # The last checkpoint, not the largest: after a restore that may be one of lost entries.
+        """WITH audit_covered (size) AS (
+             SELECT coalesce((SELECT size FROM audit_checkpoints
+                               ORDER BY created_at DESC, size DESC LIMIT 1), 0))
+           SELECT 'secmon_audit_checkpoint_age_seconds', '{}'::jsonb,
+                  greatest(0, extract(epoch FROM clock_timestamp() - max(created_at)))::float8
              FROM audit_checkpoints HAVING count(*) > 0
            UNION ALL
            SELECT 'secmon_audit_uncovered_entries', '{}',
-                  greatest(0, (SELECT seq FROM audit_head)
-                              - coalesce((SELECT max(size) FROM audit_checkpoints), 0))::float8""",
+                  greatest(0, h.seq - c.size)::float8 FROM audit_head h, audit_covered c
+           UNION ALL
+           SELECT 'secmon_audit_uncovered_seconds', '{}',
+                  coalesce(greatest(0, extract(epoch FROM clock_timestamp() - e."timestamp")), 0)
+             FROM audit_covered c LEFT JOIN audit_entries e ON e.seq = c.size + 1""",
     ),
     Gauge(
         ("secmon.audit_verifications",),
         """(SELECT 'secmon_audit_last_verification_age_seconds', '{}'::jsonb,
-                   extract(epoch FROM clock_timestamp() - verified_at)::float8
+                   greatest(0, extract(epoch FROM clock_timestamp() - verified_at))::float8
               FROM audit_verifications ORDER BY id DESC LIMIT 1)
            UNION ALL
            (SELECT 'secmon_audit_chain_valid', '{}', (verdict = 'valid')::int::float8

@@ -20,6 +20,7 @@ from secmon_dagster.training.spec import (
     Estimator,
     Limits,
     ModelSpec,
+    Outcomes,
     read_spec,
 )
 from secmon_dagster.training.store import (
@@ -45,6 +46,7 @@ __all__ = [
     "Evaluation",
     "Limits",
     "ModelSpec",
+    "Outcomes",
     "StoredModel",
     "Trained",
     "build_pipeline",

@@ -13,11 +13,14 @@ from secmon_dagster.errors import ModelDefinitionError
 from secmon_dagster.training.spec import DataSource
 
 
-def load(source: DataSource) -> pd.DataFrame:
+def load(source: DataSource, *, may_be_empty: bool = False) -> pd.DataFrame:
     """The source's rows.
 
+    Args:
+        may_be_empty: Whether a table without rows is an answer too.
+
     Returns:
-        At least one row and one column, columns named by strings.
+        At least one row (unless it may be empty) and one column, columns named by strings.
 
     Raises:
         ModelDefinitionError: missing or empty file, unknown format, failing query.
@@ -29,7 +32,7 @@ def load(source: DataSource) -> pd.DataFrame:
     else:
         assert source.sql is not None
         frame = _query(source.sql, source.url)
-    if frame.empty:
+    if frame.empty and not (may_be_empty and len(frame.columns)):
         raise ModelDefinitionError(
             f"data {source} has {len(frame)} rows and {len(frame.columns)} columns; "
             "allowed: at least one of each"

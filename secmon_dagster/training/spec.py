@@ -89,6 +89,16 @@ class Limits(_Declared):
     cpu: float = Field(default=100, gt=0, le=100, description="Percent of one core.")
 
 
+class Outcomes(_Declared):
+    """Which columns of a window are no features but what became of them."""
+
+    score: str | None = Field(default=None, description="Probability of the class `positive`.")
+    prediction: str | None = Field(default=None, description="Class; unset: by a score of 0.5.")
+    label: str | None = Field(default=None, description="True class; empty while not known.")
+    positive: str | int | float | bool = Field(default=1, description="The class selected.")
+    strata: list[str] = Field(default_factory=list, description="Columns to compare groups by.")
+
+
 class Drift(_Declared):
     """How the model is watched once it is released."""
 
@@ -97,6 +107,9 @@ class Drift(_Declared):
     )
     window: DataSource | None = Field(
         default=None, description="Where a check's current rows come from."
+    )
+    columns: Outcomes | None = Field(
+        default=None, description="Performance and bias; `score` is compared with the held-out one."
     )
     psi_warning: float = Field(default=0.1, gt=0, le=10)
     psi_critical: float = Field(default=0.25, gt=0, le=10)

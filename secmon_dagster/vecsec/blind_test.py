@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from secmon_dagster.errors import InvalidInputError
-from secmon_dagster.vecsec.agents import EvilAgent, LegitimateAgent
+from secmon_dagster.vecsec.agents import EvilAgent, LegitimateAgent, Paraphraser
 from secmon_dagster.vecsec.corpus import Family, TrainingRow, base_corpus, families
 from secmon_dagster.vecsec.detector import SecAgent
 from secmon_dagster.vecsec.training import train
@@ -105,6 +105,11 @@ def recall_at(labels: Labels, scores: Doubles, rate: float = FALSE_ALARMS) -> tu
     return float((scores[labels == 1] > threshold).mean()), threshold
 
 
+def is_hard(row: TrainingRow) -> bool:
+    """Whether a benign prompt is of a family that sounds like attacks."""
+    return row.label == 0 and _HARD in row.family
+
+
 def _interval(
     statistic: Callable[[Labels, Doubles], float], labels: Labels, scores: Doubles, seed: int
 ) -> Estimate:
@@ -137,7 +142,7 @@ def evaluate(
     scores = np.array([scorer.score(row.text) for row in rows], dtype=np.float64)
     _, at_rate = recall_at(labels, scores)
     names = np.array([row.family for row in rows])
-    hard = np.array([row.label == 0 and _HARD in row.family for row in rows])
+    hard = np.array([is_hard(row) for row in rows])
     if not hard.any():
         hard = labels == 0
     by_family = tuple(
@@ -179,7 +184,12 @@ def blind_families(trained: Iterable[str]) -> tuple[tuple[Family, ...], tuple[Fa
 
 
 def blind_test(
-    detector: SecAgent, *, tests: int = 1000, seed: int = 0, held_out: Sequence[str] = ()
+    detector: SecAgent,
+    *,
+    tests: int = 1000,
+    seed: int = 0,
+    held_out: Sequence[str] = (),
+    paraphraser: Paraphraser | None = None,
 ) -> BlindTestResult:
     """Half attacks, half honest prompts, all from families the detector has not seen.
 
@@ -188,6 +198,7 @@ def blind_test(
         tests: number of prompts, 20 to 100,000.
         seed: the same seed asks the same questions.
         held_out: names of base families to hold out instead of the blind ones.
+        paraphraser: rewords every attack before it is disguised.
 
     Raises:
         InvalidInputError: an unknown family, a number out of range, or nothing left to ask that
@@ -196,7 +207,7 @@ def blind_test(
     if not 20 <= tests <= MAX_TESTS:
         raise InvalidInputError.of("blind tests", tests, f"20 to {MAX_TESTS}")
     if held_out:
-        return _held_out(tests, seed, held_out)
+        return _held_out(tests, seed, held_out, paraphraser)
     evil, honest = blind_families(detector.model.families)
     if not evil or not honest:
         raise InvalidInputError(
@@ -204,13 +215,15 @@ def blind_test(
             hint="Name base families to hold out: --families direct_override,role_play",
         )
     rows = [
-        *EvilAgent(seed=seed, known=evil).prompts(tests // 2),
+        *EvilAgent(seed=seed, known=evil, paraphraser=paraphraser).prompts(tests // 2),
         *LegitimateAgent(seed=seed, known=honest).prompts(tests - tests // 2),
     ]
     return evaluate(detector, rows, threshold=detector.flag, seed=seed)
 
 
-def _held_out(tests: int, seed: int, held_out: Sequence[str]) -> BlindTestResult:
+def _held_out(
+    tests: int, seed: int, held_out: Sequence[str], paraphraser: Paraphraser | None
+) -> BlindTestResult:
     base = {family.name: family for family in (*families("attacks"), *families("benign"))}
     unknown = sorted(set(held_out) - set(base))
     if unknown:
@@ -219,7 +232,7 @@ def _held_out(tests: int, seed: int, held_out: Sequence[str]) -> BlindTestResult
     evil = [base[name] for name in held_out if base[name].label] or families("blind_attacks")
     honest = [base[name] for name in held_out if not base[name].label] or families("blind_benign")
     rows = [
-        *EvilAgent(seed=seed, known=evil).prompts(tests // 2),
+        *EvilAgent(seed=seed, known=evil, paraphraser=paraphraser).prompts(tests // 2),
         *LegitimateAgent(seed=seed, known=honest).prompts(tests - tests // 2),
     ]
     return evaluate(detector, rows, threshold=detector.flag, seed=seed)

@@ -7,6 +7,8 @@ anything with :class:`Embedder`'s two members.
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -56,6 +58,12 @@ class HashedLSA:
     @property
     def size(self) -> int:
         return int(self.projection.shape[1])
+
+    @cached_property
+    def space(self) -> str:
+        """Names the vectors that may be compared: 16 digits of the SHA-256 of the projection as it
+        is saved."""
+        return hashlib.sha256(self.projection.astype(np.float16).tobytes()).hexdigest()[:16]
 
     def embed(self, features: Features, text: str) -> Floats:
         vector = features.values @ self.projection[features.indices & (_FOLDED - 1)]

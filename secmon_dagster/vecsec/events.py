@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from secmon_dagster.database import transaction
 from secmon_dagster.vecsec.detector import Analysis, SecAgent
+from secmon_dagster.vecsec.inference import InferenceClient, second_opinion
 
 
 def text_hash(text: str) -> str:
@@ -35,16 +36,24 @@ def record(
 
 
 def analyze_and_record(
-    agent: SecAgent, text: str, *, actor: str, run_id: str | None = None
+    agent: SecAgent,
+    text: str,
+    *,
+    actor: str,
+    run_id: str | None = None,
+    client: InferenceClient | None = None,
 ) -> Analysis:
     """A verdict, and its event; a failure is an event too, and raised.
+
+    Args:
+        client: asked for a second opinion on prompts that are flagged.
 
     Raises:
         DatabaseError: the event can't be stored; then there is no verdict either.
     """
     started = time.perf_counter()
     try:
-        found = agent.analyze(text)
+        found = second_opinion(agent, client, text)
     except Exception:
         with transaction() as connection:
             record(connection, "analysis_error", actor=actor, run_id=run_id)
@@ -61,6 +70,10 @@ def analyze_and_record(
             text_sha256=text_hash(text),
             actor=actor,
             run_id=run_id,
-            details={"reasons": list(found.reasons), "decided_by": found.decided_by},
+            details={
+                "reasons": list(found.reasons),
+                "decided_by": found.decided_by,
+                "version": agent.model.version,
+            },
         )
     return found

@@ -3,57 +3,41 @@
 Fifty labels of a new family lift its AUC from .64 to .98 (measured), so this is the product. It is
 also the way in for poison: each source is capped, contradicted labels are not learned, a fifth of
 the labels is kept for the test, and a candidate that does worse than the model in use on prompts
-neither has seen is rejected. Someone else than its author approves it.
+neither has seen is rejected, and what made it worse is taken back. Someone else than its author
+approves it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from functools import cache
 
-import psycopg
+import numpy as np
 from psycopg.types.json import Jsonb
 
 from secmon_dagster.database import transaction
-from secmon_dagster.errors import ConflictError, InvalidInputError, NotFoundError
-from secmon_dagster.settings import get_settings
+from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.vecsec import patterns
 from secmon_dagster.vecsec.agents import EvilAgent, LegitimateAgent
-from secmon_dagster.vecsec.blind_test import blind_families, evaluate
+from secmon_dagster.vecsec.blind_test import auc, blind_families, is_hard, recall_at
 from secmon_dagster.vecsec.corpus import TrainingRow, base_corpus
 from secmon_dagster.vecsec.detector import SecAgent
 from secmon_dagster.vecsec.events import record
-from secmon_dagster.vecsec.model import pattern_id
+from secmon_dagster.vecsec.model import DetectorModel, pattern_id
 from secmon_dagster.vecsec.rules import AttackType
-from secmon_dagster.vecsec.training import design_of, train
+from secmon_dagster.vecsec.training import train
+from secmon_dagster.vecsec.updating import update
+from secmon_dagster.vecsec.versions import Connection, Enqueue, in_use, model_file, version_file
 
-MODEL_ID = "vecsec-detector"
 MAX_PER_SOURCE = 500
 _BLIND = 400
-_TOLERANCE = 0.005  # of AUC: less than the bootstrap interval of a blind test of 400
-
-Connection = psycopg.Connection[Any]
-
-
-class Enqueue(Protocol):
-    """Puts an audit entry into the transaction open on a connection."""
-
-    def __call__(
-        self,
-        conn: Connection,
-        *,
-        action: str,
-        actor: str,
-        resource_type: str,
-        resource_id: str | None = None,
-        data: Any = None,
-        level: str = "info",
-    ) -> str: ...
+_SUSPECTS = 10
+# What a candidate may lose. Of blind AUC, 50 + 50 honest labels of three public families cost up to
+# .008, a hundred flipped labels .09 to .18 (measured).
+_AUC_SLACK, _BLIND_AUC_SLACK, _FALSE_ALARM_SLACK = 0.005, 0.0125, 0.02
 
 
 @dataclass(frozen=True)
@@ -63,29 +47,18 @@ class Candidate:
     Attributes:
         version: SHA-256 of the model file.
         accepted: whether it may be approved.
-        reason: why, or why not.
+        reason: why not.
         learned: new patterns in it.
-        metrics: AUC and recall of it and of the model in use, on the same prompts.
+        refused: sources whose new labels made the detector worse, and were taken back.
+        metrics: AUC, recall and false alarms of it and of the model in use, on the same prompts.
     """
 
     version: str
     accepted: bool
     reason: str
     learned: int
+    refused: tuple[str, ...]
     metrics: dict[str, float]
-
-
-def model_file() -> Path:
-    """The file of the detector in use."""
-    return get_settings().home / "vecsec" / "detector.npz"
-
-
-def in_use() -> SecAgent:
-    """The detector in use; the first call of all trains one on the base corpora."""
-    path = model_file()
-    if not path.exists():
-        train(base_corpus()).save(path)
-    return SecAgent.load(path)
 
 
 def give_feedback(rows: Sequence[TrainingRow]) -> int:
@@ -132,46 +105,55 @@ def _take_feedback(connection: Connection) -> list[TrainingRow]:
     return taken
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    model: DetectorModel
+    metrics: dict[str, float]
+    objection: str
+
+
 def learn(actor: str, *, enqueue: Enqueue, seed: int = 0) -> Candidate:
-    """Turn feedback into patterns, train a candidate, and hold it against the model in use.
+    """Turn feedback into patterns, teach them to the model in use, and hold the two against each
+    other.
+
+    The candidate is the model in use, updated; it is trained anew only where a pattern that the
+    model knows has been retired, since what was learned can't be unlearned by steps.
 
     Raises:
-        InvalidInputError: there is no new feedback.
+        InvalidInputError: there is no new feedback, or all of it is kept for the test.
     """
-    current = in_use()
+    current = _Remembering(in_use())
     with transaction() as connection:
         fresh = _take_feedback(connection)
         if not fresh:
             raise InvalidInputError("there is no new feedback to learn from")
-        new = patterns.store(connection, fresh, None, None)
-        rows = patterns.active(connection)
-        record(connection, "pattern_learned", count=max(1, new), actor=actor)
-        trained = train([*base_corpus(), *(r for r in rows if not _kept_for_the_test(r.text))])
-        path = get_settings().home / "vecsec" / "candidate.npz"
-        version = trained.save(path)
-        path.rename(path.with_name(f"{version}.npz"))
-        agent = SecAgent(trained)
-        vectors = trained.embedder.embed_all(design_of([row.text for row in rows]).grams)
-        for row, vector in zip(rows, vectors, strict=True):
-            connection.execute(
-                """UPDATE secmon.threat_patterns SET embedding = %s, space = %s
-                    WHERE pattern_id = %s""",
-                [[float(x) for x in vector], version, pattern_id(row.text)],
+        patterns.store(connection, fresh)
+        attempt = _attempt(connection, current, seed)
+        if attempt is None:
+            raise InvalidInputError(
+                f"all {len(fresh)} new labels are kept for the test", hint="Give some more."
             )
-        record(connection, "embedding", count=len(rows), actor=actor)
-        metrics = _compare(agent, current, rows, seed)
-        better = metrics["auc"] >= metrics["current_auc"] - _TOLERANCE
-        no_worse = metrics["blind_auc"] >= metrics["current_blind_auc"] - 2 * _TOLERANCE
-        accepted = better and no_worse
-        reason = "" if accepted else "it does worse than the model in use on prompts unseen by both"
+        refused: tuple[str, ...] = ()
+        if attempt.objection:
+            refused = _blamed(current, fresh, seed)
+            patterns.retire(connection, [row for row in fresh if row.source in refused])
+            attempt = _attempt(connection, current, seed) or attempt
+        kept = [row for row in fresh if row.source not in refused]
+        version = _kept(attempt.model)
+        record(connection, "pattern_learned", count=max(1, len(kept)), actor=actor)
+        embedded = patterns.embed(connection, attempt.model.embedder)
+        if embedded:
+            record(connection, "embedding", count=embedded, actor=actor)
+        accepted = not attempt.objection
         state = "candidate" if accepted else "rejected"
         connection.execute(
             """INSERT INTO secmon.vecsec_versions
                  (version, path, state, reason, metrics, created_by)
                VALUES (%s, %s, %s, %s, %s, %s)
                ON CONFLICT (version) DO UPDATE SET metrics = excluded.metrics""",
-            [version, str(path.with_name(f"{version}.npz")), state, reason, Jsonb(metrics), actor],
-        )
+            [version, str(version_file(version)), state, attempt.objection,
+             Jsonb(attempt.metrics), actor],
+        )  # fmt: skip
         record(connection, "model_update", type_=state, actor=actor, details={"version": version})
         enqueue(
             connection,
@@ -179,14 +161,82 @@ def learn(actor: str, *, enqueue: Enqueue, seed: int = 0) -> Candidate:
             actor=actor,
             resource_type="vecsec_model",
             resource_id=version,
-            data={"learned": new, **metrics},
-            level="info" if accepted else "warn",
+            data={"learned": len(kept), "refused": list(refused), **attempt.metrics},
+            level="info" if accepted and not refused else "warn",
         )
-    return Candidate(version, accepted, reason, new, metrics)
+    return Candidate(version, accepted, attempt.objection, len(kept), refused, attempt.metrics)
+
+
+def _attempt(connection: Connection, current: _Remembering, seed: int) -> _Attempt | None:
+    """A candidate from all active patterns, and what speaks against it; None where they teach
+    nothing that the model in use doesn't know."""
+    rows = patterns.active(connection)
+    taught = [row for row in rows if not _kept_for_the_test(row.text)]
+    known = frozenset(current.model.patterns.ids)
+    new = [row for row in taught if pattern_id(row.text) not in known]
+    if patterns.any_retired(connection, current.model.patterns.ids):
+        model = train([*base_corpus(), *taught])
+    elif new:
+        model = update(current.model, new, seed=seed)
+    else:
+        return None
+    return _judged(model, current, rows, seed)
+
+
+def _judged(
+    model: DetectorModel, current: _Remembering, rows: Sequence[TrainingRow], seed: int
+) -> _Attempt:
+    metrics = _compare(SecAgent(model), current, rows, seed)
+    worse = [
+        what
+        for what, loss, slack in (
+            ("AUC", metrics["current_auc"] - metrics["auc"], _AUC_SLACK),
+            ("blind AUC", metrics["current_blind_auc"] - metrics["blind_auc"], _BLIND_AUC_SLACK),
+            (
+                "false alarms on hard negatives",
+                metrics["hard_false_alarms"] - metrics["current_hard_false_alarms"],
+                _FALSE_ALARM_SLACK,
+            ),
+        )
+        if loss > slack
+    ]
+    objection = f"it does worse than the model in use: {', '.join(worse)}" if worse else ""
+    return _Attempt(model, metrics, objection)
+
+
+def _blamed(current: _Remembering, fresh: Sequence[TrainingRow], seed: int) -> tuple[str, ...]:
+    """The sources whose labels alone make the detector worse; all where none stands out."""
+    by_source = Counter(row.source for row in fresh)
+    blamed = []
+    for source, _ in by_source.most_common(_SUSPECTS):
+        rows = [row for row in fresh if row.source == source]
+        taught = [row for row in rows if not _kept_for_the_test(row.text)]
+        if (
+            taught
+            and _judged(update(current.model, taught, seed=seed), current, rows, seed).objection
+        ):
+            blamed.append(source)
+    return tuple(sorted(blamed or by_source))
+
+
+def _kept(model: DetectorModel) -> str:
+    """Write a candidate's file and return its version."""
+    fresh = model_file().with_name("candidate.npz")
+    version = model.save(fresh)
+    fresh.replace(version_file(version))
+    return version
+
+
+class _Remembering:
+    """A detector that scores a prompt once: one is held against several candidates."""
+
+    def __init__(self, agent: SecAgent) -> None:
+        self.model, self.flag = agent.model, agent.flag
+        self.score = cache(agent.score)
 
 
 def _compare(
-    candidate: SecAgent, current: SecAgent, rows: Sequence[TrainingRow], seed: int
+    candidate: SecAgent, current: _Remembering, rows: Sequence[TrainingRow], seed: int
 ) -> dict[str, float]:
     """Both models on the same blind prompts, and on those and the labels kept for the test."""
     evil, honest = blind_families(candidate.model.families | current.model.families)
@@ -195,123 +245,14 @@ def _compare(
         *LegitimateAgent(seed=seed, known=honest).prompts(_BLIND // 2),
     ]
     both = blind + [row for row in rows if _kept_for_the_test(row.text)]
+    labels = np.array([row.label for row in both], dtype=np.int8)
+    hard = np.array([is_hard(row) for row in both])
     found = {}
-    for prefix, agent in (("", candidate), ("current_", current)):
-        found[f"{prefix}blind_auc"] = evaluate(agent, blind, threshold=agent.flag).auc.value
-        result = evaluate(agent, both, threshold=agent.flag)
-        found[f"{prefix}auc"], found[f"{prefix}recall"] = result.auc.value, result.recall.value
+    for prefix, agent in (("", _Remembering(candidate)), ("current_", current)):
+        scores = np.array([agent.score(row.text) for row in both])
+        found[f"{prefix}auc"] = auc(labels, scores)
+        found[f"{prefix}recall"] = recall_at(labels, scores)[0]
+        found[f"{prefix}blind_auc"] = auc(labels[: len(blind)], scores[: len(blind)])
+        alarms = scores[hard] > agent.flag
+        found[f"{prefix}hard_false_alarms"] = float(alarms.mean()) if len(alarms) else 0.0
     return found
-
-
-def approve(
-    version: str,
-    approver: str,
-    *,
-    enqueue: Enqueue,
-    gate: Callable[[Path], None],
-) -> None:
-    """Put a candidate into use.
-
-    Args:
-        gate: refuses by raising; asked about the very file before it is used.
-
-    Raises:
-        NotFoundError: no such version.
-        ConflictError: it was rejected, its file has changed, or its author approves it.
-    """
-    with transaction() as connection:
-        row = connection.execute(
-            "SELECT path, state, created_by, metrics FROM secmon.vecsec_versions "
-            "WHERE version = %s FOR UPDATE",
-            [version],
-        ).fetchone()
-        if row is None:
-            raise NotFoundError(f"there is no detector version {version}")
-        path, state, author, metrics = row
-        if state == "rejected":
-            raise ConflictError(f"version {version[:12]} was rejected by the blind test")
-        if author == approver:
-            raise ConflictError(
-                f"{approver} made version {version[:12]}", hint="Somebody else has to approve it."
-            )
-        gate(Path(path))
-        _put_into_use(version, Path(path))
-        connection.execute(
-            """UPDATE secmon.vecsec_versions SET state = 'approved', approved_by = %s,
-                 activated_at = clock_timestamp() WHERE version = %s""",
-            [approver, version],
-        )
-        _register(connection, version, Path(path), author, metrics)
-        record(connection, "model_update", type_="activated", actor=approver)
-        enqueue(
-            connection,
-            action="vecsec.activated",
-            actor=approver,
-            resource_type="vecsec_model",
-            resource_id=version,
-        )
-
-
-def _put_into_use(version: str, path: Path) -> None:
-    """Replace the detector's file at once, with bytes that are the version's."""
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != version:
-        raise ConflictError(f"the file of version {version[:12]} is missing or has been changed")
-    target = model_file()
-    fresh = target.with_suffix(".new")
-    shutil.copyfile(path, fresh)
-    fresh.replace(target)
-
-
-def _register(
-    connection: Connection, version: str, path: Path, author: str, metrics: dict[str, float]
-) -> None:
-    """The version as an artifact and as a model of the platform's registry."""
-    connection.execute(
-        """INSERT INTO secmon.artifacts (id, name, type, path, size_bytes, sha256, uploaded_by)
-           VALUES (%s, %s, 'model', %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING""",
-        [f"{MODEL_ID}-{version[:16]}", f"{MODEL_ID}.npz", str(path), path.stat().st_size, version,
-         author],
-    )  # fmt: skip
-    connection.execute(
-        """INSERT INTO secmon.models (model_id, version, artifact_id, estimator, metrics,
-             released_at) VALUES (%s, %s, %s, 'secmon_dagster.vecsec.SecAgent', %s, now())
-           ON CONFLICT (model_id, version) DO UPDATE SET released_at = now()""",
-        [MODEL_ID, version[:16], f"{MODEL_ID}-{version[:16]}", Jsonb(metrics)],
-    )
-
-
-def roll_back(actor: str, *, enqueue: Enqueue) -> str:
-    """Put the version that was in use before back; returns it.
-
-    Raises:
-        NotFoundError: there was none before.
-    """
-    with transaction() as connection:
-        rows = connection.execute(
-            """SELECT version, path FROM secmon.vecsec_versions
-                WHERE state = 'approved' AND activated_at IS NOT NULL
-                ORDER BY activated_at DESC LIMIT 2 FOR UPDATE"""
-        ).fetchall()
-        if len(rows) < 2:
-            raise NotFoundError("no earlier detector version has been in use")
-        (left, _), (version, path) = rows
-        _put_into_use(version, Path(path))
-        # The version left is no longer one to go back to.
-        connection.execute(
-            "UPDATE secmon.vecsec_versions SET activated_at = NULL WHERE version = %s", [left]
-        )
-        connection.execute(
-            "UPDATE secmon.models SET released_at = now() WHERE model_id = %s AND version = %s",
-            [MODEL_ID, version[:16]],
-        )
-        record(connection, "model_update", type_="rolled_back", actor=actor)
-        enqueue(
-            connection,
-            action="vecsec.rolled_back",
-            actor=actor,
-            resource_type="vecsec_model",
-            resource_id=version,
-            data={"left": left},
-            level="warn",
-        )
-    return str(version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from secmon_dagster.vecsec.features import DENSE, DIMENSIONS, Features, Floats
 from secmon_dagster.vecsec.rules import RULES, AttackType
 from secmon_dagster.vecsec.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ class DetectorModel:
         patterns: what the margin compares with.
         vocabulary: what the views read with.
         flag: log-odds from which a prompt is flagged; ``block``: from which it is blocked.
+        reference: the scores of honest prompts that both thresholds rest on: what the scores of
+            traffic are compared with later.
         families: the families trained on; a blind test may use none of them.
+        version: SHA-256 of the file it was read from; empty where it comes from none.
     """
 
     weights: Floats
@@ -70,7 +74,9 @@ class DetectorModel:
     vocabulary: Vocabulary
     flag: float
     block: float
+    reference: Floats
     families: frozenset[str]
+    version: str = ""
 
     def linear(self, features: Features) -> float:
         """The log-odds of the linear part alone."""
@@ -94,6 +100,7 @@ class DetectorModel:
             "vocabulary": self.vocabulary.counts,
             "texts": self.patterns.texts,
             "attack_types": self.patterns.attack_types,
+            "ids": self.patterns.ids,
         }
         buffer = io.BytesIO()
         np.savez_compressed(
@@ -106,9 +113,13 @@ class DetectorModel:
             projection=self.embedder.projection.astype(np.float16),
             vectors=self.patterns.vectors.astype(np.float16),
             labels=self.patterns.labels,
+            reference=self.reference,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue())
+        # Whole or not at all: another process may read, or write the same, meanwhile.
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_bytes(buffer.getvalue())
+        fresh.replace(path)
         return hashlib.sha256(buffer.getvalue()).hexdigest()
 
     @classmethod
@@ -119,15 +130,16 @@ class DetectorModel:
             InvalidInputError: the file is missing, damaged, or made by another version's features.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls._from(arrays)
+            content = path.read_bytes()
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return cls._from(arrays, hashlib.sha256(content).hexdigest())
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as unreadable:
             raise InvalidInputError(
                 f"{path} is no detector model: {unreadable}", hint="Train one: secmon vecsec train"
             ) from None
 
     @classmethod
-    def _from(cls, arrays: Any) -> DetectorModel:
+    def _from(cls, arrays: Any, version: str) -> DetectorModel:
         meta = json.loads(arrays["meta"].tobytes())
         if meta["format"] != FORMAT or meta["rules"] != [rule.name for rule in RULES]:
             raise ValueError("its features are not this version's")
@@ -147,10 +159,12 @@ class DetectorModel:
                 labels=arrays["labels"],
                 texts=tuple(meta["texts"]),
                 attack_types=tuple(map(AttackType, meta["attack_types"])),
-                ids=tuple(map(pattern_id, meta["texts"])),
+                ids=tuple(meta["ids"]),
             ),
             vocabulary=Vocabulary(meta["vocabulary"]),
             flag=meta["flag"],
             block=meta["block"],
+            reference=arrays["reference"],
             families=frozenset(meta["families"]),
+            version=version,
         )

@@ -11,10 +11,11 @@ import psycopg
 
 from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.vecsec.corpus import TrainingRow
-from secmon_dagster.vecsec.embedding import EMBEDDING_SIZE
+from secmon_dagster.vecsec.embedding import EMBEDDING_SIZE, HashedLSA
 from secmon_dagster.vecsec.features import Floats
 from secmon_dagster.vecsec.model import pattern_id
 from secmon_dagster.vecsec.rules import AttackType
+from secmon_dagster.vecsec.training import design_of
 
 Connection = psycopg.Connection[Any]
 
@@ -32,29 +33,48 @@ class StoredPattern:
 def has_pgvector(connection: Connection) -> bool:
     """Whether patterns are searched by an index rather than by numpy."""
     row = connection.execute(
-        """SELECT EXISTS (SELECT FROM information_schema.columns
-            WHERE table_schema = 'secmon' AND table_name = 'threat_patterns'
-              AND column_name = 'vector')"""
+        """SELECT EXISTS (SELECT FROM pg_attribute
+            WHERE attrelid = 'secmon.threat_patterns'::regclass AND attname = 'vector'
+              AND NOT attisdropped)"""
     ).fetchone()
     return bool(row and row[0])
 
 
-def store(
-    connection: Connection, rows: Sequence[TrainingRow], vectors: Floats | None, space: str | None
-) -> int:
-    """Keep patterns; one already known keeps its label and source. Returns how many are new."""
-    new = 0
-    for place, row in enumerate(rows):
-        vector = None if vectors is None else [float(x) for x in vectors[place]]
-        done = connection.execute(
+def store(connection: Connection, rows: Sequence[TrainingRow]) -> None:
+    """Keep patterns; one already known keeps its label and source, one taken back comes again."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
             """INSERT INTO secmon.threat_patterns
-                 (pattern_id, text, label, family, attack_type, source, embedding, space)
-               VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
-            [pattern_id(row.text), row.text, row.label, row.family, row.attack_type, row.source,
-             vector, space],
-        )  # fmt: skip
-        new += done.rowcount
-    return new
+                 (pattern_id, text, label, family, attack_type, source)
+               VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (pattern_id) DO UPDATE
+                 SET label = excluded.label, source = excluded.source, retired_at = NULL
+               WHERE threat_patterns.retired_at IS NOT NULL""",
+            [
+                (pattern_id(row.text), row.text, row.label, row.family, row.attack_type, row.source)
+                for row in rows
+            ],
+        )
+
+
+def embed(connection: Connection, embedder: HashedLSA) -> int:
+    """Give every active pattern a vector in the embedder's space; returns how many had none."""
+    rows = connection.execute(
+        """SELECT pattern_id, text FROM secmon.threat_patterns
+            WHERE retired_at IS NULL AND space IS DISTINCT FROM %s""",
+        [embedder.space],
+    ).fetchall()
+    if not rows or embedder.size != EMBEDDING_SIZE:
+        return 0
+    vectors = embedder.embed_all(design_of([text for _, text in rows]).grams)
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE secmon.threat_patterns SET embedding = %s, space = %s WHERE pattern_id = %s",
+            [
+                (vector.tolist(), embedder.space, each)
+                for (each, _), vector in zip(rows, vectors, strict=True)
+            ],
+        )
+    return len(rows)
 
 
 def active(connection: Connection) -> list[TrainingRow]:
@@ -73,6 +93,37 @@ def retire_source(connection: Connection, source: str) -> int:
             WHERE source = %s AND retired_at IS NULL""",
         [source],
     ).rowcount
+
+
+def retire(connection: Connection, rows: Sequence[TrainingRow]) -> None:
+    """Take single patterns back, each from the source that taught it."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            """UPDATE secmon.threat_patterns SET retired_at = clock_timestamp()
+                WHERE pattern_id = %s AND source = %s AND retired_at IS NULL""",
+            [(pattern_id(row.text), row.source) for row in rows],
+        )
+
+
+def any_retired(connection: Connection, ids: Sequence[str]) -> bool:
+    """Whether one of these patterns has been taken back."""
+    row = connection.execute(
+        """SELECT EXISTS (SELECT FROM secmon.threat_patterns
+            WHERE retired_at IS NOT NULL AND pattern_id = ANY(%s))""",
+        [list(ids)],
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def like(connection: Connection, embedder: HashedLSA, text: str) -> list[StoredPattern]:
+    """The patterns most like ``text``, those not yet in the embedder's space too.
+
+    Raises:
+        InvalidInputError: the text is longer than 4,194,304 characters.
+    """
+    embed(connection, embedder)
+    vector = embedder.embed_all(design_of([text]).grams)[0]
+    return nearest(connection, vector, embedder.space)
 
 
 def nearest(

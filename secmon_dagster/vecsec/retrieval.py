@@ -22,7 +22,6 @@ from secmon_dagster.vecsec.features import Floats, character_hashes, word_hashes
 from secmon_dagster.vecsec.views import canonical_view
 
 COLUMNS = ("title", "content", "attributes")
-_MAX_ROWS = 5000
 _TEXT = 20_000
 
 
@@ -179,20 +178,15 @@ def retrieve(
                       set_config('secmon.roles', %s, true)""",
             [reader.tenant, str(reader.clearance), ",".join(sorted(reader.roles))],
         )
+        # Cosines, both vectors being of length one; over every row the policies let through.
         rows = connection.execute(
-            """SELECT document_id, title, content, attributes, embedding
-                 FROM secmon.guarded_documents ORDER BY created_at DESC, document_id LIMIT %s""",
-            [_MAX_ROWS],
+            """SELECT document_id, title, content, attributes,
+                      (SELECT sum(d * q) FROM unnest(embedding, %(query)s::real[]) AS pair (d, q))
+                 FROM secmon.guarded_documents
+                ORDER BY 5 DESC, created_at DESC, document_id LIMIT %(limit)s""",
+            {"query": document_vector(query).tolist(), "limit": limit},
         ).fetchall()
-    if not rows:
-        return []
-    likeness = np.array([row[4] for row in rows], dtype=np.float32) @ document_vector(query)
-    best = np.argsort(-likeness, kind="stable")[:limit]
     return [
-        Document(
-            rows[i][0],
-            {name: rows[i][1 + COLUMNS.index(name)] for name in columns},
-            float(likeness[i]),
-        )
-        for i in map(int, best)
+        Document(row[0], {name: row[1 + COLUMNS.index(name)] for name in columns}, float(row[4]))
+        for row in rows
     ]

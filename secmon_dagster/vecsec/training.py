@@ -30,11 +30,11 @@ from secmon_dagster.vecsec.vocabulary import Vocabulary
 FLAG_RATE, BLOCK_RATE = 0.05, 0.005
 WINDOW = 6000
 NEAREST = 3
-_DENSE_SCALE = 2.0
+DENSE_SCALE = 2.0
 _INVERSE_REGULARISATION = 4.0
 _FOLDS = 4
-_MAX_PATTERNS = 4000
-_SHOWN = 300
+MAX_PATTERNS = 4000
+SHOWN = 300
 _FAMILY_SIZE, _MOST = 250, 5.0
 
 Labels = npt.NDArray[np.int8]
@@ -49,7 +49,7 @@ class Design:
     dense: Floats
 
     def joined(self) -> sp.csr_matrix:
-        scaled = sp.csr_matrix(self.dense * _DENSE_SCALE)
+        scaled = sp.csr_matrix(self.dense * DENSE_SCALE)
         return sp.csr_matrix(sp.hstack([self.grams, scaled], format="csr"))
 
     def rows(self, chosen: npt.NDArray[np.intp]) -> Design:
@@ -180,28 +180,29 @@ def train(rows: Sequence[TrainingRow], *, weights: Sequence[float] | None = None
     enough = len(benign) >= 20
     return DetectorModel(
         weights=coefficients[:DIMENSIONS],
-        dense=coefficients[DIMENSIONS:] * np.float32(_DENSE_SCALE),
+        dense=coefficients[DIMENSIONS:] * np.float32(DENSE_SCALE),
         bias=float(linear.intercept_[0]),
         combine=combine,
         embedder=embedder,
         patterns=Patterns(
             vectors=vectors[chosen],
             labels=labels[chosen],
-            texts=tuple(texts[index][:_SHOWN] for index in chosen),
+            texts=tuple(texts[index][:SHOWN] for index in chosen),
             attack_types=tuple(rows[index].attack_type for index in chosen),
-            ids=tuple(pattern_id(texts[index][:_SHOWN]) for index in chosen),
+            ids=tuple(pattern_id(texts[index]) for index in chosen),
         ),
         vocabulary=Vocabulary.learn(canonical_view(text[:WINDOW]).text for text in texts),
         flag=conformal_threshold(benign, FLAG_RATE).value if enough else 0.0,
         block=conformal_threshold(benign, BLOCK_RATE).value if enough else 0.0,
+        reference=benign.astype(np.float32),
         families=frozenset(row.family for row in rows),
     )
 
 
 def _chosen_patterns(rows: Sequence[TrainingRow], importance: Doubles) -> npt.NDArray[np.intp]:
-    """At most ``_MAX_PATTERNS`` rows: the weightiest first, else evenly over the corpus."""
-    if len(rows) <= _MAX_PATTERNS:
+    """At most ``MAX_PATTERNS`` rows: the weightiest first, else evenly over the corpus."""
+    if len(rows) <= MAX_PATTERNS:
         return np.arange(len(rows), dtype=np.intp)
     spread = np.random.default_rng(0).permutation(len(rows))
     order = np.lexsort((spread, -importance))
-    return np.sort(order[:_MAX_PATTERNS]).astype(np.intp)
+    return np.sort(order[:MAX_PATTERNS]).astype(np.intp)

@@ -8,6 +8,7 @@ import pytest
 
 from secmon_dagster.posture.keys import create_key, revoke_key
 from secmon_dagster.posture.session import Session
+from secmon_dagster.settings import get_settings
 
 PROBLEM = "application/problem+json"
 
@@ -137,6 +138,23 @@ def test_a_body_over_the_limit_is_refused_whether_it_says_its_size_or_not(client
         headers=headers,
     )
     assert chunked.status_code == 413
+
+
+def test_who_may_not_call_learns_nothing_of_what_a_call_takes(client, key):
+    for content in (b"{", b"\xff\xfe", b'{"colour": "red"}'):
+        body = {"content": content, "headers": {"Content-Type": "application/json"}}
+        assert client.post("/api/agent/instances", **body).status_code == 401
+        body["headers"] |= key()
+        refused = client.post("/api/agent/instances", **body)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/invalid-input")
+
+
+def test_calls_that_make_no_sense_count_against_the_rate_too(client, key, monkeypatch):
+    monkeypatch.setenv("SECMON_API_REQUESTS_PER_MINUTE", "2")
+    get_settings.cache_clear()
+    headers = key()
+    answers = [client.post("/api/agent/instances", json=[], headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [422, 422, 429]
 
 
 def test_no_other_origin_is_let_in(client):

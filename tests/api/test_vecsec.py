@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from secmon_dagster.vecsec import base_corpus, train
-from secmon_dagster.vecsec.learning import model_file
+from secmon_dagster.posture.scanning import scan_prompt
+from secmon_dagster.settings import get_settings
 from secmon_dagster.vecsec.retrieval import add_document
+from secmon_dagster.vecsec.versions import model_file
+from tests.api.conftest import ATTACK
+from tests.inference_service import KEY, Service, chat
 
-
-@pytest.fixture(scope="module")
-def detector():
-    return train(base_corpus())
-
-
-@pytest.fixture(autouse=True)
-def _in_use(home, detector):
-    detector.save(model_file())
+pytestmark = pytest.mark.usefixtures("detector_in_use")
 
 
 def test_an_attack_gets_its_verdict_and_is_counted(client, key, database):
@@ -58,3 +55,54 @@ def test_feedback_names_its_caller_as_the_source(client, key, database):
 @pytest.mark.parametrize("body", [{}, {"text": ""}, {"text": "x" * 200_001}])
 def test_what_is_no_prompt_is_refused(client, key, body):
     assert client.post("/api/vecsec/analyze", json=body, headers=key()).status_code == 422
+
+
+@pytest.fixture
+def service(database, base_detector, monkeypatch):
+    """An inference service that is set up, with credits, beside a detector sure of nothing."""
+    replace(base_detector, flag=-100.0, block=100.0).save(model_file())
+    with database.admin() as connection:
+        connection.execute("UPDATE secmon.inference_budget SET credits = 10")
+    service = Service()
+    monkeypatch.setenv("SECMON_BASETEN_BASE_URL", service.url)
+    monkeypatch.setenv("BASETEN_API_KEY", KEY)
+    monkeypatch.setenv("BASETEN_MODEL_ID", "guard-1")
+    get_settings.cache_clear()
+    yield service
+    service.close()
+
+
+def test_a_flagged_prompt_is_judged_by_the_service_that_is_set_up(client, key, database, service):
+    service.script = [chat("ATTACK")]
+    answer = client.post("/api/vecsec/analyze", json={"text": "hello"}, headers=key("viewer"))
+    assert (answer.json()["verdict"], answer.json()["decided_by"]) == ("block", "inference service")
+    with database.admin() as connection:
+        spent = connection.execute("SELECT credits, reserved FROM secmon.inference_budget")
+        assert spent.fetchone() == (pytest.approx(10 - 0.041), 0)
+        events = connection.execute(
+            "SELECT verdict, details ->> 'decided_by' FROM secmon.vecsec_events"
+        )
+        assert events.fetchall() == [("block", "inference service")]
+
+
+def test_while_the_service_is_broken_the_local_verdict_stands_and_says_so(client, key, service):
+    service.script = [(401, {})]
+    answer = client.post("/api/vecsec/analyze", json={"text": "hello"}, headers=key("viewer"))
+    assert answer.status_code == 200
+    assert answer.json()["verdict"] == "flag"
+    assert answer.json()["decided_by"] == "local: the inference service answered 401"
+
+
+def test_what_only_the_detector_notices_counts_against_the_agent_that_was_asked(client, key):
+    assert scan_prompt(ATTACK) == []
+    bot = client.post("/api/agent/instances", json={"name": "bot"}, headers=key()).json()
+    path = f"/api/security/instances/{bot['instance_id']}"
+    client.post(f"{path}/attach-layer", json={"layer_id": "default"}, headers=key())
+    client.post(f"{path}/log-activity", json={"action": "a", "prompt": ATTACK}, headers=key())
+    statuses = {
+        check["check_type"]: check["status"]
+        for check in client.post(f"{path}/check", headers=key()).json()
+    }
+    assert statuses["input_sanitization"] == "failed"
+    (violation,) = client.get(f"{path}/violations", headers=key()).json()
+    assert violation["description"] == "prompt holds injection (detector)"

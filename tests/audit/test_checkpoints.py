@@ -241,6 +241,38 @@ def test_a_witness_file_with_a_cut_off_last_line_still_gives_its_notes(tmp_path)
     assert witness.notes() == ["one"]
 
 
+def test_a_witness_that_can_not_be_read_leaves_the_verdict_open(chain, monkeypatch):
+    chain.fill(3)
+    chain.log.checkpoint()
+    (chain.home / "elsewhere.jsonl").mkdir()
+    monkeypatch.setenv("SECMON_AUDIT_WITNESSES", str(chain.home / "elsewhere.jsonl"))
+    get_settings.cache_clear()
+    result = chain.verify()
+    assert (result.verdict, result.checkpoints_checked) == ("unknown", 1)
+    assert "elsewhere.jsonl: Is a directory" in result.notes[0]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"rubbish", b"\xff", b'{"note": 7}', b"[]"])
+def test_a_line_of_a_witness_that_is_no_note_is_a_problem(chain, line):
+    chain.fill(3)
+    chain.log.checkpoint()
+    with (chain.home / "witness" / "checkpoints.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    result = chain.verify()
+    assert [problem.problem for problem in result.checkpoint_problems] == ["checkpoint_signature"]
+
+
+def test_peaks_that_do_not_fit_are_not_built_upon(chain):
+    chain.fill(3)
+    chain.log.checkpoint()
+    chain.fill(3)
+    chain.admin.execute("ALTER TABLE secmon.audit_checkpoints DISABLE TRIGGER ALL")
+    for peaks in ("decode(repeat('00', 32), 'hex')", "decode(repeat('00', 64), 'hex')"):
+        chain.admin.execute(f"UPDATE secmon.audit_checkpoints SET peaks = {peaks}")
+        result = chain.verify(since_checkpoint=True)
+        assert (result.verdict, result.first_seq) == ("valid", 1)  # all of it was read
+
+
 def test_an_inclusion_proof_holds_offline_and_for_nothing_else(chain):
     ids = chain.fill(11, data={"x": 1})
     chain.log.checkpoint()

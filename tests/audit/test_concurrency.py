@@ -25,25 +25,38 @@ import sys, threading
 from secmon_dagster.audit import HashChainAuditLogger
 log = HashChainAuditLogger()
 def write(thread):
-    for number in range(int(sys.argv[2])):
+    for number in range(int(sys.argv[3])):
         log.append_entry("A", f"process {sys.argv[1]} thread {thread}", "t", str(number))
-threads = [threading.Thread(target=write, args=(t,)) for t in range(8)]
+threads = [threading.Thread(target=write, args=(t,)) for t in range(int(sys.argv[2]))]
 [t.start() for t in threads]
 [t.join() for t in threads]
 """
 
 
-def test_processes_and_threads_append_one_chain(chain):
-    processes = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(number), "25"]) for number in range(3)
+LEVELS = ("read committed", "repeatable read", "serializable")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("processes", "threads", "each"),
+    [(2, 8, 10), pytest.param(4, 16, 100, marks=pytest.mark.slow)],
+)
+def test_processes_and_threads_append_one_chain(chain, level, processes, threads, each):
+    """Whatever isolation the database gives its sessions: an append chooses its own."""
+    chain.admin.execute(
+        f"ALTER DATABASE {chain.admin.info.dbname} SET default_transaction_isolation = '{level}'"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", WRITER, *map(str, (number, threads, each))])
+        for number in range(processes)
     ]
     results = []
-    while any(process.poll() is None for process in processes):
+    while any(process.poll() is None for process in running):
         results.append(chain.log.verification(workers=1))  # while it grows
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [process.returncode for process in running] == [0] * processes
     assert all(result.verdict == "valid" for result in results)
     result = chain.verify()
-    assert (result.verdict, result.verified_entries) == ("valid", 600)
+    assert (result.verdict, result.verified_entries) == ("valid", processes * threads * each)
     in_order = chain.admin.execute(
         "SELECT bool_and(resource_id::int = place) FROM (SELECT resource_id,"
         " row_number() OVER (PARTITION BY actor ORDER BY seq) - 1 AS place"
@@ -152,3 +165,14 @@ def test_what_the_last_lines_of_a_schema_from_the_future_say(chain, monkeypatch)
     chain.admin.execute("DROP FUNCTION secmon.audit_append_batch CASCADE")
     with pytest.raises(Exception, match="audit_append_batch.*does not exist"):
         chain.log.append_entry("A", "a", "t")
+
+
+@pytest.mark.parametrize(
+    "entry_ids", ["ARRAY['x', 'y']", "'[0:0]={x}'::text[]", "ARRAY[ARRAY['x']]"]
+)
+def test_arrays_of_another_shape_are_refused(chain, entry_ids):
+    with (
+        connect(Role.WRITER) as connection,
+        pytest.raises(psycopg.Error, match="not one-dimensional with subscripts 1 to"),
+    ):
+        connection.execute(CALL.replace("ARRAY[%s]", entry_ids))

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,15 +53,17 @@ rounds = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def own_server(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A server that may be killed."""
-    monkeypatch.setenv("SECMON_HOME", str(tmp_path / "own"))
-    monkeypatch.delenv("SECMON_DATABASE_URL", raising=False)
-    get_settings.cache_clear()
-    embedded.start()
-    database.migrate()
-    yield tmp_path
-    embedded.stop()
+def own_server(monkeypatch) -> Iterator[Path]:
+    """A server that may be killed; not in pytest's tree, which another pytest of root closes."""
+    with tempfile.TemporaryDirectory(prefix="secmon", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        monkeypatch.setenv("SECMON_HOME", f"{folder}/own")
+        monkeypatch.delenv("SECMON_DATABASE_URL", raising=False)
+        get_settings.cache_clear()
+        embedded.start()
+        database.migrate()
+        yield Path(folder)
+        embedded.stop()
 
 
 def writers(folder: Path, durability: str = "on") -> list[subprocess.Popen[bytes]]:

@@ -94,7 +94,10 @@ def test_an_entry_id_that_names_another_entry_is_refused(log):
         ({"details": "x" * 10_000_000}, "details has 10000002 bytes as canonical JSON"),
     ],
 )
-def test_what_cannot_be_an_entry_is_refused_by_name_and_leaves_no_trace(log, arguments, complaint):
+def test_what_cannot_be_an_entry_is_refused_by_name_and_leaves_no_trace(
+    shared_chain, arguments, complaint
+):
+    log = shared_chain.log
     with pytest.raises(EntryRefusedError, match=complaint):
         log.append_entry(**({"action": "A", "actor": "a", "resource_type": "t"} | arguments))
     assert log.head().seq == 0

@@ -21,9 +21,9 @@ ENTRIES, COVERED = 24, 20
 COLUMNS = ", ".join(f'"{name}"' for name in FIELDS)
 
 
-@pytest.fixture
-def covered(chain):
-    chain.log.append_entries(
+@pytest.fixture(scope="module")
+def signed(shared_chain):
+    shared_chain.log.append_entries(
         [
             {
                 "action": f"ACT{i}", "actor": "ann", "resource_type": "model", "resource_id": "",
@@ -32,10 +32,20 @@ def covered(chain):
             for i in range(COVERED)
         ]
     )  # fmt: skip
-    chain.log.checkpoint()
-    chain.fill(ENTRIES - COVERED)
-    chain.unguard()
-    return chain
+    shared_chain.log.checkpoint()
+    shared_chain.fill(ENTRIES - COVERED)
+    shared_chain.unguard()
+    for table in ("audit_entries", "audit_head"):
+        shared_chain.admin.execute(f"CREATE TABLE kept_{table} AS TABLE secmon.{table}")
+    return shared_chain
+
+
+@pytest.fixture
+def covered(signed):
+    yield signed
+    for table in ("audit_entries", "audit_head"):
+        signed.admin.execute(f"DELETE FROM secmon.{table}")
+        signed.admin.execute(f"INSERT INTO secmon.{table} SELECT * FROM kept_{table}")
 
 
 def rows_of(chain):

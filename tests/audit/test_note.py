@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,32 +11,12 @@ from hypothesis import strategies as st
 
 from secmon_dagster.audit.checkpoint import Checkpoint, incarnation_of, origin_of
 from secmon_dagster.audit.keys import KeyRing, LocalKey, load_signer, new_key_file
-from secmon_dagster.audit.note import NoteKey, open_note, sign_note
+from secmon_dagster.audit.note import NoteKey, open_note
 from secmon_dagster.errors import CheckpointError, SettingsError
 from secmon_dagster.settings import load_settings
 
-# The key and note that golang.org/x/mod/sumdb/note, the reference implementation, documents.
-GOLDEN_NOTE = (Path(__file__).parent.parent / "golden" / "signed_note.txt").read_text()
-GOLDEN_KEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
-GOLDEN_SECRET = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"
-
 KEY = LocalKey("log", Ed25519PrivateKey.from_private_bytes(b"k" * 32))
 OTHER = LocalKey("log", Ed25519PrivateKey.from_private_bytes(b"o" * 32))
-
-
-def test_the_golden_note_verifies_with_the_golden_key():
-    key = NoteKey.from_text(GOLDEN_KEY)
-    text, signed = open_note(GOLDEN_NOTE, [key])
-    assert text.endswith("what your problem is.\n")
-    assert signed == [key]
-    assert str(key) == GOLDEN_KEY
-
-
-def test_signing_gives_the_golden_note(monkeypatch):
-    monkeypatch.setenv("SECMON_AUDIT_SIGNING_KEY", GOLDEN_SECRET)
-    signer = load_signer(load_settings())
-    assert sign_note(open_note(GOLDEN_NOTE, [])[0], [signer]) == GOLDEN_NOTE
-    assert signer.secret_text == GOLDEN_SECRET
 
 
 @given(st.data())

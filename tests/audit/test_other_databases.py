@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 
 import pytest
 
 from secmon_dagster.audit import HashChainAuditLogger, Query, get_audit_logger
+from secmon_dagster.audit.backends.mysql import MysqlStore
 from secmon_dagster.audit.encoding import expected_hash
 from secmon_dagster.audit.export_check import check_export
 from secmon_dagster.audit.keys import KeyRing
@@ -17,15 +17,11 @@ from secmon_dagster.errors import DatabaseUnavailableError, EntryRefusedError, I
 ENTRY = {"action": "A", "actor": "a", "resource_type": "t"}
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
+@pytest.fixture(params=["sqlite", pytest.param("mysql", marks=pytest.mark.xdist_group("mariadb"))])
 def url(request, tmp_path, home):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'audit.db'}"
-    server = os.environ.get("SECMON_TEST_MYSQL_URL")
-    if not server:
-        pytest.skip("SECMON_TEST_MYSQL_URL names no MySQL or MariaDB database to test with")
-    from secmon_dagster.audit.backends.mysql import MysqlStore
-
+    server = request.getfixturevalue("mariadb")
     with MysqlStore(server)._connect() as connection, connection.cursor() as cursor:
         for table in ("audit_entries", "audit_head", "audit_checkpoints"):
             cursor.execute(f"DROP TABLE IF EXISTS {table}")

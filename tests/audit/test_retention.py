@@ -77,6 +77,20 @@ def test_a_restored_partition_is_as_it_was(old):
     assert len(old.log.archive(NOW)) == 2
 
 
+def test_a_restored_partition_can_be_archived_and_restored_again(old):
+    """The second file carries a later checkpoint: another file with another hash."""
+    before = old.log.find(Query())
+    first = old.log.archive(NOW)[0]
+    old.log.restore(1)
+    old.log.checkpoint()
+    assert old.log.archive(NOW)[0].file_sha256 != first.file_sha256
+    assert old.verify().archived == 20
+    old.log.restore(1)
+    old.log.restore(11)
+    assert old.verify().verdict == "valid"
+    assert old.log.find(Query())[: len(before)] == before
+
+
 def test_an_archive_file_that_was_changed_or_lost_is_refused(old):
     first, second = old.log.archive(NOW)
     path = old.home / "archive" / first.file
@@ -125,5 +139,24 @@ def test_an_announced_restore_gives_up_what_was_lost_and_nothing_else(old):
     result = old.verify()
     # The checkpoint over the first 7 still counts.
     assert (result.verdict, result.incarnation, result.checkpoints_checked) == ("valid", 2, 3)
+    # An announcement still counts when it is archived, but not one that is not in the tree.
+    old.fill(2)
+    old.log.checkpoint()
+    assert [part.last_seq for part in old.log.archive(NOW)] == [10, 20]
+    assert (old.verify().verdict, old.verify().archived) == ("valid", 20)
+    old.admin.execute("ALTER TABLE secmon.audit_archives DISABLE TRIGGER ALL")
+    ((row,),) = old.admin.execute(
+        "SELECT announcements[1] FROM secmon.audit_archives WHERE first_seq = 11"
+    ).fetchall()
+    old.admin.execute(
+        "UPDATE secmon.audit_archives SET announcements = %s WHERE first_seq = 11",
+        ([row.replace(b'"restored_to":15', b'"restored_to":14')],),
+    )
+    assert old.verify().verdict == "tampered"
+
+
+def test_an_edit_beneath_an_announced_restore_is_found(old):
+    old.unguard()
+    old.log.new_incarnation("moved to another machine")
     old.admin.execute("UPDATE secmon.audit_entries SET actor = 'x' WHERE seq = 3")
     assert old.verify().verdict == "tampered"

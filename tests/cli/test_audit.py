@@ -64,6 +64,10 @@ def test_verify_says_good_tampered_and_cannot_tell(secmon, filled, database, mon
         admin.execute("UPDATE secmon.audit_entries SET actor = 'bob' WHERE seq = 3")
     assert "entry_hash at 3" in secmon("verify", code=1)
     assert json.loads(secmon("verify", "--json", code=1))["invalid_entries"][0]["seq"] == 3
+    assert "can't tell: the public key 'x' is no Ed25519" in secmon("verify", "--key", "x", code=2)
+    with database.admin() as admin:
+        admin.execute("DELETE FROM secmon.audit_head")
+    assert "tampered: the head of the audit chain is missing" in secmon("verify", code=1)
     monkeypatch.setenv("SECMON_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     assert "can't tell: PostgreSQL does not answer" in secmon("verify", code=2)
 

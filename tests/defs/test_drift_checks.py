@@ -18,12 +18,13 @@ from pydantic import ValidationError
 from secmon_dagster.database import transaction
 from secmon_dagster.defs.drift.alerts import alert_delivery_sensor, drift_alert_sensor
 from secmon_dagster.defs.drift.checks import CHECK_TAG, drift_check_job, drift_due_sensor
+from secmon_dagster.drift import DriftCheckResult, profile, save_baseline
 from secmon_dagster.drift.history import check_of
-from secmon_dagster.drift.registry import registered
+from secmon_dagster.drift.registry import ModelDriftConfig, list_models, register, registered
 from secmon_dagster.orchestration.components.drift_monitor import DriftMonitor, Monitor
 from secmon_dagster.orchestration.drift_runs import DECLARATION, asset_key, check_model
 from secmon_dagster.settings import get_settings
-from tests.drift_data import frame
+from tests.drift_data import frame, scored
 
 
 @pytest.fixture
@@ -158,6 +159,37 @@ def test_a_window_that_cannot_be_read_fails_its_run_with_one_sentence(
     assert evaluation is not None
 
 
+@pytest.mark.parametrize(
+    ("window", "sentence"),
+    [
+        ({"sql": "select no_such_column from drift_models"}, "no_such_column"),
+        ({"sql": "select 1 as amount where false"}, "has 0 rows"),
+        ({"path": "current.docx"}, "can't be read"),
+        ({"asset": "nowhere"}, "nowhere"),
+        ({"inference_log": True, "last": 500}, "has no rows in this window"),
+    ],
+)
+def test_a_window_whose_source_fails_is_a_failed_check_and_other_models_go_on(
+    database: Any, tmp_path: Path, window: dict[str, Any], sentence: str
+) -> None:
+    frame(seed=2).to_parquet(tmp_path / "good.parquet")
+    save_baseline("broken", "1", profile(frame(seed=1)))
+    save_baseline("well", "1", profile(frame(seed=1)))
+
+    def checked(model_id: str, source: dict[str, Any]) -> DriftCheckResult:
+        def no_asset(key: dg.AssetKey) -> Any:
+            raise FileNotFoundError(key)
+
+        config = ModelDriftConfig(model_id, "1", source={"window": source})
+        return check_model(config, no_asset, check_id=None, due_at=None, run_id="by-hand")
+
+    failed = checked("broken", window)
+    assert failed.status == "failed" and failed.alert_level is None
+    assert failed.error_message is not None and sentence in failed.error_message
+    assert "\n" not in failed.error_message
+    assert checked("well", {"path": str(tmp_path / "good.parquet")}).alert_level == "NORMAL"
+
+
 def test_a_second_run_of_one_due_check_is_refused(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -198,6 +230,64 @@ def test_changing_the_yaml_changes_the_registry(
     tick(instance, definitions(tmp_path, schedule="0 9 * * MON-FRI", model_version="2"))
     config = registered("churn").config
     assert (config.schedule_cron, config.model_version) == ("0 9 * * MON-FRI", "2")
+
+
+def test_labels_strata_and_safety_events_are_declared_and_told(
+    instance: dg.DagsterInstance, tmp_path: Path, received: list[dict[str, Any]]
+) -> None:
+    scored(20_000, seed=1).to_parquet(tmp_path / "scored.parquet")
+    window = scored(4000, seed=2)
+    window["churned"] = 1 - window["churned"]
+    window.loc[window["group"] == "b", "score"] *= 0.6
+    window.to_parquet(tmp_path / "current.parquet")
+    (tmp_path / "events.csv").write_text("event_type,severity\nleak,medium\nleak,medium\n")
+    code = definitions(
+        tmp_path,
+        reference={"path": str(tmp_path / "scored.parquet")},
+        columns={"score": "score", "label": "churned", "strata": ["group"]},
+        safety={"path": str(tmp_path / "events.csv")},
+    )
+    tick(instance, code)
+    make_due()
+    (request,) = tick(instance, code)
+    assert run(instance, code, request).success
+    check = check_of(request.tags[CHECK_TAG])
+    counted = {name: check.metrics[f"{name}_count"] for name in ("performance", "bias")}
+    assert counted == {"performance": 2, "bias": 4}
+    assert (check.alert_level, check.metrics["safety_event_count"]) == ("CRITICAL", 2)
+    alert_delivery_sensor(dg.build_sensor_context(instance=instance))
+    (alert,) = received
+    told = {
+        (each["drift_type"], each["name"])
+        for each in alert["body"]["metadata"]["event_payload"]["raised"]
+    }
+    assert ("performance", "roc_auc") in told
+    assert ("bias", "demographic_parity_gap/group/b") in told
+    assert ("safety", "leak/medium") in told
+    shown = instance.get_latest_materialization_event(asset_key("churn"))
+    assert shown is not None and shown.asset_materialization is not None
+    assert shown.asset_materialization.metadata["performance/roc_auc"].value < 0.5
+
+
+def test_a_monitor_that_is_removed_is_watched_no_more_and_leaves_a_record(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    tick(instance, definitions(tmp_path))
+    register(ModelDriftConfig("by_hand", "1"), datetime.now(UTC))
+    make_due()
+    (request,) = tick(instance, definitions(tmp_path))
+    without = dg.Definitions(jobs=[drift_check_job], sensors=[drift_due_sensor])
+    assert tick(instance, without) == []
+    assert [model.config.model_id for model in list_models()] == ["by_hand"]
+    check = check_of(request.tags[CHECK_TAG])
+    assert (check.status, check.reason) == ("skipped", "its monitor is not declared any more")
+    with transaction() as connection:
+        recorded = connection.execute(
+            "SELECT resource_id FROM audit_outbox WHERE action = 'DRIFT_MONITOR_REMOVED'"
+        ).fetchall()
+    assert recorded == [("churn",)]
+    assert tick(instance, definitions(tmp_path)) == []
+    assert registered("churn").config.model_id == "churn"
 
 
 def test_windows_come_from_an_asset_too(instance: dg.DagsterInstance, tmp_path: Path) -> None:
@@ -251,6 +341,7 @@ attributes:
         ({"window": {"inference_log": True, "hours": -1}}, "window.hours"),
         ({"window": {"path": "x.csv", "speed": 1}}, "window.speed"),
         ({"colour": "red"}, "colour"),
+        ({"columns": {"score": "s", "truth": "t"}}, "columns.truth"),
     ],
 )
 def test_a_wrong_attribute_is_named(wrong: dict[str, Any], field: str) -> None:

@@ -1,16 +1,26 @@
 """The version 2 back end against a recorded file tree.
 
-Where the machine lends version 2 controllers, ``test_box.py`` runs against the kernel; here, the
-files it writes and reads are plain ones.
+Where the machine lends version 2 controllers, ``test_box.py`` and the executor's violations run
+against the kernel. Here the files are plain ones, as a kernel wrote them for each row; ending a
+group needs no controller, so that part is the kernel's wherever a version 2 hierarchy is mounted.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+import uuid
+
 import pytest
 
 from secmon_dagster.errors import EnforcementUnavailableError
-from secmon_dagster.limits import DEFAULT_LIMITS, ResourceLimits
+from secmon_dagster.limits import DEFAULT_LIMITS, ResourceLimits, Severity, ViolationType
+from secmon_dagster.limits.backends import groups
 from secmon_dagster.limits.backends.cgroup2 import Cgroup2Box, delegate
+from secmon_dagster.limits.backends.hierarchy import find_hierarchies, writable
+from secmon_dagster.limits.evidence import KillReason, cause
+from secmon_dagster.limits.watched import CpuWindows
 
 FILES = {
     "memory.max": "max\n",
@@ -83,3 +93,100 @@ def test_controllers_are_handed_down_once(tmp_path):
     (tmp_path / "cgroup.subtree_control").write_text("")
     delegate(tmp_path)
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+
+
+QUIET = {
+    "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n",
+    "memory.events.local": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n",
+    "pids.events": "max 0\n",
+}
+# A child's or an orphan's kill counts in the same group, so all rows of memory look like this.
+OUT_OF_MEMORY = {
+    "memory.events": "low 0\nhigh 0\nmax 31\noom 1\noom_kill 2\noom_group_kill 1\n",
+    "memory.events.local": "low 0\nhigh 0\nmax 31\noom 1\noom_kill 2\noom_group_kill 1\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "reason", "kind", "severity", "counter"),
+    [
+        (OUT_OF_MEMORY, None, ViolationType.MEMORY_LIMIT_EXCEEDED, Severity.HIGH, "oom_kill"),
+        (OUT_OF_MEMORY, KillReason.TIME, ViolationType.MEMORY_LIMIT_EXCEEDED, Severity.HIGH, ""),
+        ({}, KillReason.TIME, ViolationType.TIME_LIMIT_EXCEEDED, Severity.HIGH, "nr_throttled"),
+        ({}, KillReason.CPU, ViolationType.CPU_LIMIT_EXCEEDED, Severity.HIGH, "nr_throttled"),
+        (
+            {"pids.events": "max 7\n"},
+            KillReason.PROCESSES,
+            ViolationType.UNAUTHORIZED_ACCESS,
+            Severity.CRITICAL,
+            "forks_refused",
+        ),
+        ({}, KillReason.NETWORK, ViolationType.UNAUTHORIZED_ACCESS, Severity.CRITICAL, ""),
+    ],
+    ids=["memory", "memory before time", "time", "cpu", "processes", "network"],
+)
+def test_what_the_kernel_wrote_becomes_the_violation(
+    folder, files, reason, kind, severity, counter
+):
+    for name, text in {**QUIET, **files}.items():
+        (folder / name).write_text(text)
+    box = Cgroup2Box(folder, DEFAULT_LIMITS)
+    found = cause(DEFAULT_LIMITS, box.evidence(), reason, enforcement="cgroup2")
+    assert (found.type, found.severity, found.enforcement) == (kind, severity, "cgroup2")
+    assert not counter or found.evidence[counter] > 0
+
+
+def test_a_quiet_group_and_no_reason_of_ours_is_no_violation(folder):
+    for name, text in QUIET.items():
+        (folder / name).write_text(text)
+    box = Cgroup2Box(folder, DEFAULT_LIMITS)
+    assert cause(DEFAULT_LIMITS, box.evidence(), None, enforcement="cgroup2") is None
+
+
+def test_sustained_throttling_is_seen_in_glances_at_the_group(folder):
+    box, windows = Cgroup2Box(folder, DEFAULT_LIMITS), CpuWindows(80)
+    told = []
+    for number in range(5):
+        (folder / "cpu.stat").write_text(
+            f"usage_usec {800_000 * number}\nnr_periods {10 * number}\n"
+            f"nr_throttled {10 * number}\nthrottled_usec {200_000 * number}\n"
+        )
+        told.append(windows.sustained(float(number), box.glance()))
+    assert told[:3] == [None, None, None]
+    assert told[3] == pytest.approx(80)
+
+
+ESCAPES = """
+import os, signal, sys, time
+sys.stdin.readline()
+for _ in range(20):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(120)
+        os._exit(0)
+time.sleep(120)
+"""
+
+
+def test_the_kernel_ends_all_of_a_group_whoever_forked_twice():
+    base = find_hierarchies().version2
+    if base is None or not writable(base):
+        pytest.skip("no version 2 hierarchy is ours to write")
+    group = base / f"secmon-test-{uuid.uuid4().hex[:8]}"
+    groups.make(group)
+    try:
+        program = [sys.executable, "-I", "-S", "-c", ESCAPES]
+        process = subprocess.Popen(program, stdin=subprocess.PIPE)
+        groups.write(group / "cgroup.procs", str(process.pid))
+        process.stdin.close()
+        until = time.monotonic() + 30
+        while len(groups.processes(group)) < 21 and time.monotonic() < until:
+            time.sleep(0.01)
+        while not groups.end(group) and time.monotonic() < until:
+            time.sleep(0.005)
+        assert groups.processes(group) == []
+        assert process.wait(timeout=10) == -9
+    finally:
+        assert groups.empty_and_remove(group)

@@ -149,6 +149,40 @@ def test_what_the_executor_wrote_of_a_run_lowers_the_score_and_ends_the_offender
     assert dagster.get_run_by_id(other.run_id).status is dg.DagsterRunStatus.QUEUED
 
 
+def test_a_run_under_a_layer_feels_its_limits_and_the_score_falls_for_what_it_tried(dagster):
+    security = SecurityMonitoringService()
+    tight = security.create_security_layer(
+        "tight",
+        config={
+            "max_memory_mb": 256,
+            "allowed_network_access": False,
+            "auto_terminate_on_violation": True,
+        },
+    )
+    bot = instance_under(tight.layer_id)
+    waiting = submit(dagster, secmon_instance=bot)
+    ended = dg.execute_job(
+        dg.build_reconstructable_job(
+            "secmon_dagster.orchestration.workflows",
+            "job_in",
+            reconstructable_kwargs={"module": "tests.posture.workflow_jobs", "name": "misbehave"},
+        ),
+        instance=dagster,
+        tags={"secmon/instance": bot, "secmon/layer": waiting.tags["secmon/layer"]},
+        raise_on_error=False,
+    )
+    assert not ended.success
+    take_in_violations(dagster, 0)
+    seen = {(v.violation_type, v.run_id) for v in security.get_violations(bot)}
+    assert seen == {
+        ("unauthorized_access", ended.run_id),
+        ("memory_limit_exceeded", ended.run_id),
+    }
+    profile = security.get_instance_security_profile(bot)
+    assert (profile.security_score, profile.status) == (0, "compromised")
+    assert end_runs_of_offenders(dagster) == [waiting.run_id]
+
+
 def test_a_score_that_falls_into_a_lower_band_is_told_once(database):
     bot = instance_under("default")
     SecurityMonitoringService().report_violation(

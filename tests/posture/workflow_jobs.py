@@ -1,12 +1,19 @@
 """Jobs that leave a line for each run, and the sensor that drives executions."""
 
+import contextlib
 import os
+import socket
 import time
 from pathlib import Path
 
 import dagster as dg
 
-from secmon_dagster.orchestration.workflows import workflow_sensor
+from secmon_dagster.defs.posture.rules import posture_rules
+from secmon_dagster.orchestration.executor import resource_limit_executor
+from secmon_dagster.orchestration.workflows import LocalRuns, workflow_sensor
+from secmon_dagster.posture import Session
+from secmon_dagster.posture.executions import drive
+from secmon_dagster.settings import get_settings
 
 
 @dg.op
@@ -33,4 +40,32 @@ def breakdown() -> None:
     break_down()
 
 
-defs = dg.Definitions(jobs=[work, breakdown], sensors=[workflow_sensor([work, breakdown])])
+@dg.op
+def call_out() -> None:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+@dg.op
+def swell() -> None:
+    bytearray(400 << 20)
+
+
+@dg.job(executor_def=resource_limit_executor)
+def misbehave() -> None:
+    call_out()
+    swell()
+
+
+defs = dg.Definitions(
+    jobs=[work, breakdown, misbehave],
+    sensors=[workflow_sensor([work, breakdown]), posture_rules],
+)
+
+
+def drive_here(execution_id: str, environment: dict[str, str]) -> None:
+    """Drive an execution to its end in this process, for a test that kills it."""
+    os.environ.update(environment)
+    get_settings.cache_clear()
+    with dg.DagsterInstance.get() as instance:
+        drive(Session.open(), execution_id, LocalRuns(instance, __name__), poll_seconds=0.05)

@@ -99,8 +99,8 @@ def test_a_storm_of_scrapes_asks_the_database_nothing(
         raise AssertionError("a scrape reached the database")
 
     monkeypatch.setattr("secmon_dagster.telemetry.recorder.transaction", forbidden)
-    with ThreadPoolExecutor(16) as storm:
-        answers = list(storm.map(lambda _: httpx.get(exporter[1]).status_code, range(64)))
+    with ThreadPoolExecutor(16) as storm, httpx.Client() as client:
+        answers = list(storm.map(lambda _: client.get(exporter[1]).status_code, range(64)))
     assert set(answers) == {200}
 
 

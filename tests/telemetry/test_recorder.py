@@ -85,6 +85,47 @@ def test_steps_are_counted_by_the_time_they_ended_and_each_once(database: Databa
     ].exemplar in {"a", "b", "c"}
 
 
+def test_more_rows_of_one_moment_than_a_batch_are_counted_once_each(database: Database) -> None:
+    with database.admin() as connection:
+        connection.execute(
+            """INSERT INTO secmon.step_usage (run_id, step_key, attempt, job_name, op_name,
+                 enforcement, limits, outcome, wall_seconds, ended_at)
+               SELECT 'r' || n, 's', 1, 'j', 'o', 'cgroup2', '{}', 'success', 1, now()
+                 FROM generate_series(1, 12000) n"""
+        )
+    for _ in range(3):
+        found = Recorder().collect()
+    steps = value(found, "secmon_steps_total", '{"job":"j","op":"o","outcome":"success"}')
+    assert steps == 12_000
+
+
+def test_a_backlog_does_not_keep_the_first_numbers_waiting(
+    event: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        event()
+    monkeypatch.setattr("secmon_dagster.telemetry.recorder.BATCH", 2)
+    monkeypatch.setattr("secmon_dagster.telemetry.recorder._CATCHING_UP_SECONDS", -1.0)
+    recorder = Recorder()
+    counted = [value(recorder.collect(), "vecsec_inference_total") for _ in range(3)]
+    assert counted == [2, 4, 5]
+
+
+def test_a_clock_that_jumped_ahead_and_back_hides_no_step(database: Database) -> None:
+    recorder = Recorder()
+    for number, moment in enumerate(("now() + interval '1 day'", "now()", "now()")):
+        with database.admin() as connection:
+            connection.execute(
+                f"""INSERT INTO secmon.step_usage (run_id, step_key, attempt, job_name, op_name,
+                      enforcement, limits, outcome, wall_seconds, ended_at)
+                    VALUES ('r{number}', 's', 1, 'j', 'o', 'cgroup2', '{{}}', 'success', 1,
+                            {moment})"""
+            )
+        found = recorder.collect()
+    steps = value(found, "secmon_steps_total", '{"job":"j","op":"o","outcome":"success"}')
+    assert steps == 3
+
+
 def test_a_flood_of_label_values_ends_in_other(event: Add, database: Database) -> None:
     with database.admin() as connection:
         connection.execute(

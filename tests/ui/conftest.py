@@ -36,7 +36,8 @@ class RunningPlatform:
     lines: list[str]
 
 
-def start_platform(home: Path) -> RunningPlatform:
+def start_platform(home: Path, **given: str) -> RunningPlatform:
+    """``secmon up`` with that SECMON_HOME and further environment variables."""
     ports = {
         name: str(free_port())
         for name in ("SECMON_WEBSERVER_PORT", "SECMON_API_PORT", "SECMON_METRICS_PORT")
@@ -45,6 +46,7 @@ def start_platform(home: Path) -> RunningPlatform:
         **{k: v for k, v in os.environ.items() if not k.startswith(("SECMON_", "DAGSTER_"))},
         **ports,
         "SECMON_HOME": str(home),
+        **given,
     }
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "secmon"), "up"],

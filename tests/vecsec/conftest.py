@@ -1,4 +1,4 @@
-"""One trained detector for all tests of this folder; training takes a few seconds."""
+"""The base detector, and public prompt data where there is some."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from secmon_dagster.vecsec import (
-    DetectorModel,
-    SecAgent,
-    TrainingRow,
-    base_corpus,
-    read_rows,
-    train,
-)
+from secmon_dagster.vecsec import DetectorModel, SecAgent, TrainingRow, read_rows
 
 _BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data" / "prompts"
 
 
 @pytest.fixture(scope="session")
-def model() -> DetectorModel:
-    return train(base_corpus())
+def model(base_detector: DetectorModel) -> DetectorModel:
+    return base_detector
 
 
 @pytest.fixture(scope="session")

@@ -2,76 +2,25 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
+from secmon_dagster import database as database_package
 from secmon_dagster.settings import get_settings
 from secmon_dagster.vecsec import DetectorModel, SecAgent, Verdict
 from secmon_dagster.vecsec.inference import (
     BudgetExhaustedError,
     InferenceClient,
     InferenceError,
+    configured,
     second_opinion,
 )
 from tests.conftest import Database
-
-KEY = "sk-very-secret"
-
-
-def chat(word: str, tokens: int = 40) -> tuple[int, Any]:
-    return 200, {
-        "choices": [{"message": {"content": word}}],
-        "usage": {"prompt_tokens": tokens, "completion_tokens": 1},
-    }
-
-
-class Service:
-    """Answers in turn from ``script``; the last answer repeats."""
-
-    def __init__(self) -> None:
-        self.script: list[Any] = []
-        self.asked: list[tuple[str, dict[str, str], Any]] = []
-        service = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                service.asked.append((self.path, dict(self.headers), body))
-                answer = service.script[min(len(service.asked), len(service.script)) - 1]
-                if answer == "slow":
-                    time.sleep(1.0)
-                    answer = chat("BENIGN")
-                if answer == "hang up":
-                    self.close_connection = True
-                    return
-                status, content, *headers = answer
-                raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            def log_message(self, *_: object) -> None: ...
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+from tests.inference_service import KEY, Service, chat
 
 
 @pytest.fixture
@@ -80,8 +29,7 @@ def service(database: Database) -> Iterator[Service]:
         connection.execute("UPDATE secmon.inference_budget SET credits = 10")
     service = Service()
     yield service
-    service.server.shutdown()
-    service.server.server_close()
+    service.close()
 
 
 def client(service: Service, **options: Any) -> InferenceClient:
@@ -122,7 +70,7 @@ def test_embeddings_come_in_the_order_of_the_texts(service: Service) -> None:
     assert client(service).embeddings(["a", "b"]).content == [[1, 1], [2, 2]]
 
 
-@pytest.mark.parametrize("trouble", ["slow", "hang up", (429, {}), (503, b"busy")])
+@pytest.mark.parametrize("trouble", ["late", "drip", "hang up", (429, {}), (503, b"busy")])
 def test_passing_trouble_is_tried_again(service: Service, database: Database, trouble: Any) -> None:
     service.script = [trouble, chat("BENIGN")]
     assert client(service).chat("judge", "hello").content == "BENIGN"
@@ -132,7 +80,7 @@ def test_passing_trouble_is_tried_again(service: Service, database: Database, tr
 def test_retry_after_is_obeyed_up_to_ten_seconds(service: Service) -> None:
     waits: list[float] = []
     service.script = [(429, {}, ("Retry-After", "7")), (429, {}, ("Retry-After", "900")), chat("x")]
-    client(service, sleep=waits.append).chat("judge", "hello")
+    client(service, sleep=waits.append, patience=60).chat("judge", "hello")
     assert waits == [7.0, 10.0]
 
 
@@ -211,9 +159,31 @@ def test_a_clear_verdict_asks_nobody(service: Service, agent: SecAgent) -> None:
     assert service.asked == []
 
 
-def test_without_a_key_there_is_no_client(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert InferenceClient.from_settings(get_settings()) is None
-    settings = get_settings().model_copy(
-        update={"baseten_api_key": SecretStr(KEY), "baseten_model_id": "m"}
-    )
-    assert InferenceClient.from_settings(settings) is not None
+def test_a_long_prompt_is_not_cleared_by_who_read_its_beginning_only(
+    service: Service, unsure: SecAgent
+) -> None:
+    service.script = [chat("BENIGN")]
+    found = second_opinion(unsure, client(service), "all is well. " * 1000)
+    assert (found.verdict, found.decided_by[:6]) == (Verdict.FLAG, "local:")
+
+
+def test_without_a_database_for_the_credits_the_local_verdict_stands(
+    service: Service, unsure: SecAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database_package.close_pools()
+    monkeypatch.setenv("SECMON_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    monkeypatch.setattr("secmon_dagster.database.sessions.POOL_WAIT_SECONDS", 0.5)
+    get_settings.cache_clear()
+    found = second_opinion(unsure, client(service), "hello")
+    assert (found.verdict, found.decided_by[:6]) == (Verdict.FLAG, "local:")
+    assert service.asked == []
+
+
+def test_one_client_a_process_and_none_without_a_key(
+    home: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert configured() is None
+    monkeypatch.setenv("BASETEN_API_KEY", KEY)
+    monkeypatch.setenv("BASETEN_MODEL_ID", "m")
+    get_settings.cache_clear()
+    assert configured() is configured() is not None

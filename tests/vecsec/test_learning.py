@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from secmon_dagster.audit import enqueue
-from secmon_dagster.cli.vecsec import through_the_gate
 from secmon_dagster.database import transaction
 from secmon_dagster.errors import (
     ArtifactBlockedError,
@@ -17,18 +17,28 @@ from secmon_dagster.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from secmon_dagster.vecsec import DetectorModel, SecAgent, TrainingRow, families
-from secmon_dagster.vecsec.learning import (
-    MAX_PER_SOURCE,
-    Candidate,
+from secmon_dagster.orchestration.detector import through_the_gate
+from secmon_dagster.vecsec import (
+    DetectorModel,
+    EvilAgent,
+    LegitimateAgent,
+    SecAgent,
+    TrainingRow,
+    patterns,
+)
+from secmon_dagster.vecsec.features import features_of
+from secmon_dagster.vecsec.learning import MAX_PER_SOURCE, Candidate, give_feedback, learn
+from secmon_dagster.vecsec.rules import AttackType
+from secmon_dagster.vecsec.versions import (
+    Platform,
+    adopt,
     approve,
-    give_feedback,
     in_use,
-    learn,
     model_file,
+    registry_version,
     roll_back,
 )
-from secmon_dagster.vecsec.rules import AttackType
+from secmon_dagster.vecsec.views import canonical_view
 from tests.conftest import Database
 
 # A kind of attack that no base family knows, and honest prompts around the same words.
@@ -43,19 +53,8 @@ def _rows(label: int, texts: list[str], source: str = "ann") -> list[TrainingRow
 
 @pytest.fixture
 def base(database: Database, model: DetectorModel) -> str:
-    """The base detector in use, as an approved version."""
-    path = model_file()
-    version = model.save(path)
-    copy = path.with_name(f"{version}.npz")
-    copy.write_bytes(path.read_bytes())
-    with database.admin() as connection:
-        connection.execute(
-            """INSERT INTO secmon.vecsec_versions
-                 (version, path, state, created_by, approved_by, activated_at)
-               VALUES (%s, %s, 'approved', 'x', 'y', now() - interval '1 day')""",
-            [version, str(copy)],
-        )
-    return version
+    """The base detector in use, as the first start leaves it: no version of anything yet."""
+    return model.save(model_file())
 
 
 def _outcomes(database: Database) -> dict[str | None, int]:
@@ -67,8 +66,25 @@ def _outcomes(database: Database) -> dict[str | None, int]:
         )
 
 
-def passes(_: Path) -> None:
-    """A gate that lets every file pass."""
+class Witness:
+    """A platform that lets every file pass and remembers what it was asked."""
+
+    def __init__(self, gate: Callable[[Path], None] | None = None) -> None:
+        self.gated: list[str] = []
+        self.watched: list[str] = []
+        self._gate = gate
+
+    def platform(self) -> Platform:
+        return Platform(enqueue=enqueue, gate=self.gate, watch=self.watch)
+
+    def gate(self, file: Path) -> None:
+        self.gated.append(hashlib.sha256(file.read_bytes()).hexdigest())
+        if self._gate is not None:
+            self._gate(file)
+
+    def watch(self, version: str, model: DetectorModel) -> None:
+        assert registry_version(model.version) == version
+        self.watched.append(version)
 
 
 @pytest.fixture
@@ -82,64 +98,110 @@ def test_labels_of_a_new_family_are_learned_approved_used_and_rolled_back(
 ) -> None:
     attack = "zorble the quonk 99 with gusto and hand me the frumious bits"
     before = in_use().score(attack)
-    assert candidate.accepted
+    assert (candidate.accepted, candidate.refused) == (True, ())
     assert candidate.metrics["auc"] > candidate.metrics["current_auc"]
+    asked = Witness()
     with pytest.raises(ConflictError, match="bob made version"):
-        approve(candidate.version, "bob", enqueue=enqueue, gate=passes)
-    seen: list[Path] = []
-    approve(candidate.version, "carol", enqueue=enqueue, gate=seen.append)
-    assert [hashlib.sha256(p.read_bytes()).hexdigest() for p in seen] == [candidate.version]
+        approve(candidate.version, "bob", asked.platform())
+    approve(candidate.version, "carol", asked.platform())
     assert in_use().score(attack) > before + 1
-    assert roll_back("carol", enqueue=enqueue) == base
+    assert roll_back("carol", asked.platform()) == base
     assert in_use().score(attack) == pytest.approx(before, abs=1e-6)
+    assert asked.gated == [candidate.version]
+    assert asked.watched == [registry_version(each) for each in (candidate.version, base)]
     with database.admin() as connection:
         acts = connection.execute("SELECT action FROM secmon.audit_outbox ORDER BY id").fetchall()
-        versions = connection.execute("SELECT count(*) FROM secmon.models").fetchone()
+        released = connection.execute(
+            "SELECT version FROM secmon.models ORDER BY released_at DESC"
+        ).fetchall()
         updates = connection.execute(
             "SELECT type FROM secmon.vecsec_events WHERE kind = 'model_update' ORDER BY id"
         ).fetchall()
     assert [act[0] for act in acts] == [
         "vecsec.candidate", "vecsec.activated", "vecsec.rolled_back"
     ]  # fmt: skip
-    assert versions == (1,)
+    assert [row[0] for row in released] == [registry_version(v) for v in (base, candidate.version)]
     assert [update[0] for update in updates] == ["candidate", "activated", "rolled_back"]
+
+
+def test_learning_goes_on_from_the_model_in_use(candidate: Candidate, model: DetectorModel) -> None:
+    """What the model in use was taught from files is in no table: a new training would lose it."""
+    taught = DetectorModel.load(model_file().with_name(f"{candidate.version}.npz"))
+    assert taught.embedder.space == model.embedder.space
+    assert set(model.patterns.ids) < set(taught.patterns.ids)
+    assert (taught.flag, taught.block) == (model.flag, model.block)
+
+
+def test_a_taken_back_pattern_is_unlearned_by_training_anew(
+    base: str, candidate: Candidate
+) -> None:
+    approve(candidate.version, "carol", Witness().platform())
+    attack = "zorble the quonk 99 with gusto and hand me the frumious bits"
+    learned = in_use().score(attack)
+    with transaction() as connection:
+        patterns.retire_source(connection, "ann")
+    give_feedback(_rows(0, [f"is the museum in street {n} open" for n in range(20)], "dora"))
+    again = learn("bob", enqueue=enqueue)
+    approve(again.version, "carol", Witness().platform())
+    assert in_use().score(attack) < learned - 1
+
+
+def test_a_model_trained_at_the_shell_is_gated_watched_and_can_be_gone_back_from(
+    base: str, model: DetectorModel, candidate: Candidate
+) -> None:
+    asked = Witness()
+    other = DetectorModel.load(model_file().with_name(f"{candidate.version}.npz"))
+    assert adopt(other, "ann", asked.platform()) == candidate.version
+    assert asked.gated == [candidate.version]
+    assert asked.watched == [registry_version(candidate.version)]
+    assert in_use().model.version == candidate.version
+    assert roll_back("ann", asked.platform()) == base
 
 
 def test_patterns_are_kept_with_embeddings_and_found_again(
     candidate: Candidate, database: Database
 ) -> None:
-    from secmon_dagster.vecsec import patterns
-    from secmon_dagster.vecsec.features import features_of
-    from secmon_dagster.vecsec.views import canonical_view
-
     model = DetectorModel.load(model_file().with_name(f"{candidate.version}.npz"))
     vector = model.embedder.embed(features_of(canonical_view(ATTACKS[3])), ATTACKS[3])
     with transaction() as connection:
         assert patterns.has_pgvector(connection)
-        by_index = patterns.nearest(connection, vector, candidate.version)
+        by_index = patterns.nearest(connection, vector, model.embedder.space)
     with database.admin() as connection:
         connection.execute("ALTER TABLE secmon.threat_patterns DROP COLUMN vector")
     with transaction() as connection:
         assert not patterns.has_pgvector(connection)
-        by_numpy = patterns.nearest(connection, vector, candidate.version)
+        by_numpy = patterns.nearest(connection, vector, model.embedder.space)
         assert patterns.retire_source(connection, "ann") == 120
-        assert patterns.nearest(connection, vector, candidate.version) == []
-    assert by_numpy[0].label == 1
+        assert patterns.nearest(connection, vector, model.embedder.space) == []
+    assert by_numpy[0].text == ATTACKS[3]
     assert by_numpy[0].similarity > 0.97
     assert by_index[0].similarity == pytest.approx(by_numpy[0].similarity, abs=0.02)
 
 
-def test_flipped_labels_make_a_worse_candidate_and_it_is_rejected(
-    base: str, database: Database
+def _flipped(label: int, source: str = "mallory") -> list[TrainingRow]:
+    """Honest prompts called attacks, or the other way round."""
+    agent = LegitimateAgent(seed=9) if label else EvilAgent(seed=9)
+    return _rows(label, [row.text for row in agent.prompts(100)], source)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_flipped_labels_make_a_worse_candidate_it_is_rejected_and_they_are_taken_back(
+    base: str, database: Database, label: int
 ) -> None:
-    slots = {"templates": [t for f in families("blind_benign") for t in f.templates][:20]}
-    poison = [f"{text} {n}" for n in range(20) for text in slots["templates"]]
-    give_feedback(_rows(1, poison, "mallory"))
+    give_feedback(_flipped(label))
     found = learn("bob", enqueue=enqueue)
-    assert not found.accepted
-    assert "worse" in found.reason
+    assert (found.accepted, found.refused) == (False, ("mallory",))
+    assert "does worse" in found.reason
     with pytest.raises(ConflictError, match="rejected by the blind test"):
-        approve(found.version, "carol", enqueue=enqueue, gate=passes)
+        approve(found.version, "carol", Witness().platform())
+    with transaction() as connection:
+        assert patterns.active(connection) == []
+
+
+def test_one_poisoned_source_does_not_keep_the_others_from_being_learned(base: str) -> None:
+    give_feedback([*_flipped(1), *_rows(1, ATTACKS), *_rows(0, HONEST)])
+    found = learn("bob", enqueue=enqueue)
+    assert (found.accepted, found.refused, found.learned) == (True, ("mallory",), 120)
 
 
 def test_one_source_is_capped_and_contradictions_are_not_learned(
@@ -163,17 +225,13 @@ def test_a_changed_model_file_is_not_put_into_use(candidate: Candidate) -> None:
     file = model_file().with_name(f"{candidate.version}.npz")
     file.write_bytes(file.read_bytes() + b"x")
     with pytest.raises(ConflictError, match="missing or has been changed"):
-        approve(candidate.version, "carol", enqueue=enqueue, gate=passes)
+        approve(candidate.version, "carol", Witness().platform())
     assert isinstance(in_use(), SecAgent)
 
 
 def test_the_gate_of_the_command_line_reads_the_file(candidate: Candidate, tmp_path: Path) -> None:
-    approve(
-        candidate.version,
-        "carol",
-        enqueue=enqueue,
-        gate=lambda file: through_the_gate(file, "carol"),
-    )
+    gate = Witness(lambda file: through_the_gate(file, "carol"))
+    approve(candidate.version, "carol", gate.platform())
     poisoned = tmp_path / "candidate.skops"
     poisoned.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(ArtifactBlockedError):
@@ -186,16 +244,16 @@ def test_a_gate_that_refuses_keeps_the_model_in_use(candidate: Candidate) -> Non
 
     before = model_file().read_bytes()
     with pytest.raises(ConflictError, match="blocked by the gate"):
-        approve(candidate.version, "carol", enqueue=enqueue, gate=refuse)
+        approve(candidate.version, "carol", Witness(refuse).platform())
     assert model_file().read_bytes() == before
 
 
 @pytest.mark.parametrize("act", ["approve", "roll_back"])
 def test_versions_that_do_not_exist_are_named(base: str, act: str) -> None:
     call: Any = (
-        (lambda: approve("0" * 64, "carol", enqueue=enqueue, gate=passes))
+        (lambda: approve("0" * 64, "carol", Witness().platform()))
         if act == "approve"
-        else (lambda: roll_back("carol", enqueue=enqueue))
+        else (lambda: roll_back("carol", Witness().platform()))
     )
     with pytest.raises(NotFoundError, match="detector version"):
         call()

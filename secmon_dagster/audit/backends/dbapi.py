@@ -249,6 +249,10 @@ class DbApiStore(ABC):
             seq, digest, _ = read_head(cursor)
         return Head(seq, digest, 1)
 
+    def clock(self) -> datetime:
+        """This process's time."""
+        return datetime.now(UTC)
+
     def get(self, entry_id: str) -> AuditEntry | None:
         """The entry with this id."""
         with self._cursor() as cursor:

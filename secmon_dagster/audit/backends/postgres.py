@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
@@ -19,6 +20,7 @@ from secmon_dagster.audit.backends.postgres_snapshot import (
     PostgresSnapshot,
     read_head,
 )
+from secmon_dagster.audit.backends.text_array import TextArray, TextArrayDumper
 from secmon_dagster.audit.entry import DRAFT_FIELDS, FIELDS, AuditEntry, Draft, Head, Receipt
 from secmon_dagster.audit.store import Query, StoredCheckpoint
 from secmon_dagster.database import Role, connection_parameters
@@ -39,7 +41,7 @@ LOCK_TIMEOUT_MS = 10_000
 # Rendered once: composing the statement anew would cost as much as an append.
 _APPEND = (
     sql.SQL('SELECT entry_id, seq, "timestamp", entry_hash FROM secmon.audit_append_batch({})')
-    .format(sql.SQL(", ").join([sql.SQL("%b::text[]")] * len(DRAFT_FIELDS)))
+    .format(sql.SQL(", ").join([sql.SQL("%b")] * len(DRAFT_FIELDS)))
     .as_bytes()
 )
 _COLUMNS = sql.SQL(", ").join(
@@ -103,7 +105,7 @@ class PostgresStore:
             with self._lock:
                 if self._pool is None:
                     self._pool = ConnectionPool(
-                        kwargs=self.parameters(),
+                        kwargs=self.parameters() | {"autocommit": True},
                         min_size=0,
                         max_size=self._pool_size,
                         max_idle=60.0,
@@ -139,6 +141,7 @@ class PostgresStore:
             )
             parameters["client_encoding"] = "UTF8"
             self._writer = psycopg.connect(**parameters, autocommit=True, prepare_threshold=0)
+            self._writer.adapters.register_dumper(TextArray, TextArrayDumper)
         return self._writer
 
     def _ensure_schema(self) -> None:
@@ -172,7 +175,7 @@ class PostgresStore:
                 the chain is then unknown; appending them again with the same ids is safe.
             AuditError: another session holds the chain's head.
         """
-        columns = [[getattr(draft, name) for draft in drafts] for name in DRAFT_FIELDS]
+        columns = [TextArray([getattr(draft, name) for draft in drafts]) for name in DRAFT_FIELDS]
         rows = self._write(lambda c: c.execute(_APPEND, columns).fetchall())
         return [Receipt(*row) for row in rows]
 
@@ -256,6 +259,14 @@ class PostgresStore:
         with self._reading() as connection:
             return read_head(connection)
 
+    def clock(self) -> datetime:
+        """The server's time."""
+        with self._reading() as connection:
+            row = connection.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None
+        moment: datetime = row[0]
+        return moment
+
     def get(self, entry_id: str) -> AuditEntry | None:
         """The entry with this id."""
         with self._reading() as connection:
@@ -284,7 +295,10 @@ class PostgresStore:
         )
         with self._reading() as connection:
             rows = connection.execute(
-                statement, [*(value for _, _, value in conditions), query.limit], prepare=True
+                statement,
+                [*(value for _, _, value in conditions), query.limit],
+                prepare=True,
+                binary=True,
             ).fetchall()
         return [AuditEntry(*row) for row in rows]
 

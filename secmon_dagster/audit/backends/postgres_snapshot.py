@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,11 +10,17 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.abc import Buffer
+from psycopg.pq import ExecStatus, TransactionStatus
 
-from secmon_dagster.audit.encoding import COPY_HEADER_BYTES, COPY_SIGNATURE, COPY_TRAILER
-from secmon_dagster.audit.entry import FIELDS, Head
+from secmon_dagster.audit.encoding import (
+    COPY_HEADER_BYTES,
+    COPY_TRAILER,
+    decode_row,
+    expected_hash,
+)
+from secmon_dagster.audit.entry import FIELDS, INCARNATION, Head
 from secmon_dagster.audit.store import Segment, StoredCheckpoint
-from secmon_dagster.errors import AuditError
+from secmon_dagster.errors import AuditError, ChainTamperedError
 
 SELECT_CHECKPOINTS = (
     "SELECT origin, size, root, peaks, last_hash, note, created_at FROM secmon.audit_checkpoints"
@@ -51,29 +58,51 @@ def read_head(connection: psycopg.Connection[Any]) -> Head:
     """The end of the chain.
 
     Raises:
-        AuditError: the row is missing, which only a superuser can have done.
+        ChainTamperedError: the row is missing, which only a superuser can have done.
     """
     row = connection.execute(
         "SELECT seq, entry_hash, incarnation FROM secmon.audit_head"
     ).fetchone()
     if row is None:
-        raise AuditError("the head of the audit chain is missing")
+        raise ChainTamperedError("the head of the audit chain is missing")
     return Head(*row)
 
 
 def copy_rows(
     connection: psycopg.Connection[Any], first_seq: int, last_seq: int
 ) -> Iterator[bytes]:
-    """COPY tuples of the entries in a range, by seq."""
+    """COPY tuples of the entries in a range, by seq. Who stops before the end ends the connection.
+
+    Straight on libpq: the driver's own iterator costs as much a row as one of its hashes.
+
+    Raises:
+        AuditError: the server broke off.
+    """
     # ORDER BY: concurrent sequential scans may start in the middle of a table.
     statement = _ROWS.format(_ROW_COLUMNS, sql.Literal(first_seq), sql.Literal(last_seq))
-    with connection.cursor().copy(statement) as copy:
-        for message in copy:
-            row = bytes(message)
-            if row.startswith(COPY_SIGNATURE):
-                row = row[COPY_HEADER_BYTES:]
+    server = connection.pgconn
+    started = server.exec_(statement.as_bytes(connection))
+    if started.status != ExecStatus.COPY_OUT:
+        raise AuditError(f"the entries can't be read: {started.get_error_message()}")
+    receive, header = server.get_copy_data, True
+    try:
+        while (received := receive(1))[0] >= 0:
+            size, row = received
+            if not size:
+                select.select([server.socket], [], [])
+                server.consume_input()
+                continue
+            if header:
+                row, header = row[COPY_HEADER_BYTES:], False
             if row and row != COPY_TRAILER:
-                yield row
+                yield bytes(row)
+        ended = server.get_result()
+        if received[0] == -2 or ended is None or ended.status != ExecStatus.COMMAND_OK:
+            raise AuditError(f"the entries can't be read: {server.get_error_message()}")
+        server.get_result()
+    finally:
+        if server.transaction_status == TransactionStatus.ACTIVE:
+            connection.close()
 
 
 def join(connection: psycopg.Connection[Any], snapshot_id: str) -> None:
@@ -148,11 +177,35 @@ class PostgresSnapshot:
         ).fetchall()
 
     def announcements(self) -> list[str]:
-        """The data of the entries that announce an incarnation."""
-        rows = self.connection.execute(
-            "SELECT data FROM secmon.audit_entries WHERE action = 'log.incarnation' ORDER BY seq"
+        """The data of the entries that announce an incarnation, those in archives too."""
+        kept = self.connection.execute(
+            "SELECT DISTINCT unnest(announcements) FROM secmon.audit_archives"
         ).fetchall()
-        return [row[0] for row in rows]
+        rows = self.connection.execute(
+            "SELECT data FROM secmon.audit_entries WHERE action = %s ORDER BY seq", (INCARNATION,)
+        ).fetchall()
+        return [
+            *filter(None, map(self._announced, (row for (row,) in kept))),
+            *(r[0] for r in rows),
+        ]
+
+    def announcement_rows(self, first_seq: int, last_seq: int) -> list[bytes]:
+        """COPY tuples of the announcements in this range."""
+        found = self.connection.execute(
+            "SELECT seq FROM secmon.audit_entries WHERE action = %s AND seq BETWEEN %s AND %s"
+            " ORDER BY seq",
+            (INCARNATION, first_seq, last_seq),
+        ).fetchall()
+        return [row for (seq,) in found for row in self.rows(seq, seq)]
+
+    def _announced(self, row: bytes) -> str | None:
+        """The data of a kept announcement; None if it is not the entry that is in the tree."""
+        try:
+            entry = decode_row(row)
+        except ValueError:
+            return None
+        is_leaf = self.leaves(entry.seq, entry.seq) == [expected_hash(entry)]
+        return entry.data if is_leaf and entry.action == INCARNATION else None
 
     def outbox(self) -> tuple[int, float]:
         """Entries waiting, and the age in seconds of the oldest."""
@@ -166,7 +219,7 @@ class PostgresSnapshot:
     def _segments(self) -> tuple[Segment, ...]:
         """Archived stretches are those whose rows are gone; a restored one has its rows again."""
         archives = self.connection.execute(
-            "SELECT a.first_seq, a.last_seq FROM secmon.audit_archives a WHERE NOT EXISTS"
+            "SELECT DISTINCT a.first_seq, a.last_seq FROM secmon.audit_archives a WHERE NOT EXISTS"
             " (SELECT FROM secmon.audit_entries e WHERE e.seq BETWEEN a.first_seq AND a.last_seq)"
             " ORDER BY 1"
         ).fetchall()

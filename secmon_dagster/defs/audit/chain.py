@@ -14,6 +14,7 @@ from secmon_dagster.orchestration.audit_watch import (
     raise_alarm,
     record,
 )
+from secmon_dagster.settings import get_settings
 
 
 @dg.asset(group_name="audit", kinds={"postgres"})
@@ -28,7 +29,7 @@ def audit_chain(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]
         *result.checkpoint_problems[:20],
     ):
         context.log.critical("%s: %s", ALARM, finding)
-    age = checkpoint_age_seconds(log)
+    age, window = checkpoint_age_seconds(log), log.window()
     return dg.MaterializeResult(
         metadata={
             "verdict": str(result.verdict),
@@ -38,7 +39,8 @@ def audit_chain(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]
             "invalid_entries": result.invalid_count,
             "chain_breaks": result.break_count,
             "checkpoint_problems": len(result.checkpoint_problems),
-            "uncovered_entries": result.uncovered_tail,
+            "uncovered_entries": window.entries,
+            "uncovered_seconds": window.seconds,
             "outbox": result.outbox,
             **({} if age is None else {"checkpoint_age_seconds": age}),
         }
@@ -89,9 +91,11 @@ audit_checkpoint_schedule = dg.ScheduleDefinition(
 
 
 @dg.sensor(
-    minimum_interval_seconds=10,
+    # As it is set when the definitions are loaded. The bound in entries is kept by the signer
+    # process (`secmon audit checkpoint --watch`): a sensor can't be woken.
+    minimum_interval_seconds=max(1, int(get_settings().audit_checkpoint_seconds)),
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Empties the outbox and signs what is new, every ten seconds.",
+    description="Empties the outbox and signs what is new, every SECMON_AUDIT_CHECKPOINT_SECONDS.",
 )
 def audit_checkpoint_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """A schedule's finest step is a minute and a run takes seconds: the window is shorter."""

@@ -20,11 +20,12 @@ from secmon_dagster.drift.registry import (
     open_checks,
     register,
     registered,
+    retire_undeclared,
 )
 from secmon_dagster.drift.store import abandon_check
 from secmon_dagster.errors import NotFoundError
 from secmon_dagster.limits import limits
-from secmon_dagster.orchestration.drift_runs import DECLARATION, check_model, events_of
+from secmon_dagster.orchestration.drift_runs import DECLARATION, WATCHED, check_model, events_of
 from secmon_dagster.orchestration.executor import resource_limit_executor
 from secmon_dagster.settings import get_settings
 
@@ -108,13 +109,20 @@ def _register_declared(context: dg.SensorEvaluationContext, now: datetime) -> No
     if context.repository_def is None:
         return
     graph = context.repository_def.asset_graph
+    watched: set[str] = set()
     for key in graph.get_all_asset_keys():
-        metadata = graph.get(key).metadata.get(DECLARATION)
-        if metadata is None:
+        metadata = graph.get(key).metadata
+        if WATCHED in metadata:
+            watched.add(str(metadata[WATCHED]))
+        if DECLARATION not in metadata:
             continue
-        config = ModelDriftConfig(**json.loads(str(metadata)))
+        config = ModelDriftConfig(**json.loads(str(metadata[DECLARATION])))
         if _registered(config.model_id) != config:
             register(config, now)
+    origin = context.code_location_origin
+    location = "code" if origin is None else str(origin.location_name)
+    for model_id in retire_undeclared(location, watched, now, audit=enqueue):
+        context.log.warning("%s is not declared any more, so it is not watched any more", model_id)
 
 
 def _registered(model_id: str) -> ModelDriftConfig | None:

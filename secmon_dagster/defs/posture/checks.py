@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from secmon_dagster.orchestration.posture import SecurityMonitoring, run_security_checks
+from secmon_dagster.orchestration.posture import SecurityMonitoring
+from secmon_dagster.orchestration.posture_ops import run_security_checks
 from secmon_dagster.posture import (
     AgentManagementService,
     CheckStatus,
     CheckType,
     SecurityCheck,
-    score,
 )
 
 INSTANCES = dg.DynamicPartitionsDefinition(name="agent_instances")
@@ -64,10 +64,7 @@ def check_every_instance(
     context: dg.OpExecutionContext, security: SecurityMonitoring
 ) -> dict[str, float]:
     """Run the checks of all instances that are under a layer; the worst scores are named."""
-    scores = {}
-    for instance_id in security.service.instances_under_a_layer():
-        checks = security.service.run_security_checks(instance_id)
-        scores[instance_id] = score({check.check_type: check.status for check in checks})
+    scores = security.service.run_all_security_checks()
     known = set(context.instance.get_dynamic_partitions("agent_instances"))
     new = sorted(set(scores) - known)
     if new:
@@ -85,7 +82,7 @@ def posture_checks() -> None:
 
 @dg.job(description="The six checks of one agent instance.")
 def posture_check() -> None:
-    """One instance, named in the run's config."""
+    """One instance, named in the run's config (``ops: run_security_checks: inputs: …``)."""
     run_security_checks()
 
 

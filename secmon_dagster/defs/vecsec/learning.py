@@ -12,11 +12,15 @@ import dagster as dg
 from secmon_dagster.audit import enqueue
 from secmon_dagster.database import transaction
 from secmon_dagster.limits import limits
+from secmon_dagster.orchestration.components.drift_monitor import latest_level
+from secmon_dagster.orchestration.drift_runs import asset_key
 
 if TYPE_CHECKING:
     from secmon_dagster.vecsec import BlindTestResult
 
 ENOUGH_LABELS = 20
+# versions.MODEL_ID, without scikit-learn in every process that loads definitions.
+DETECTOR = "vecsec_detector"
 _ACTOR = "dagster:vecsec_learning"
 
 
@@ -30,6 +34,8 @@ def learn_from_feedback(context: dg.OpExecutionContext) -> None:
         {
             "version": found.version,
             "accepted": found.accepted,
+            "reason": found.reason,
+            "refused_sources": list(found.refused),
             "patterns_learned": found.learned,
             **found.metrics,
         }
@@ -59,6 +65,16 @@ def vecsec_feedback_waits(context: dg.SensorEvaluationContext) -> dg.RunRequest 
     return dg.RunRequest(run_key=f"vecsec-feedback-{newest}")
 
 
+# The detector's drift has a page as that of every other model: `approve` has its scores watched.
+vecsec_detector_drift = dg.AssetSpec(
+    asset_key(DETECTOR),
+    description="Drift of the prompt detector's scores, check by check.",
+    group_name="vecsec",
+    kinds={"drift"},
+)
+vecsec_detector_level = latest_level(DETECTOR)
+
+
 def plot(result: "BlindTestResult") -> str:
     """Alarms by family at 1 % false alarms, as a Markdown image."""
     from matplotlib.figure import Figure
@@ -80,7 +96,7 @@ def vecsec_blind_test(context: dg.AssetExecutionContext) -> dg.MaterializeResult
     """The detector in use on families it has never seen."""
     from secmon_dagster.vecsec import blind_test
     from secmon_dagster.vecsec.events import record
-    from secmon_dagster.vecsec.learning import in_use
+    from secmon_dagster.vecsec.versions import in_use
 
     result = blind_test(in_use(), tests=1000)
     with transaction() as connection:

@@ -36,6 +36,18 @@ def chi2_contingency_p(reference: Counts, current: Counts) -> float:
     return 1.0 if table is None else float(chi2_contingency(table).pvalue)
 
 
+def chi2_statistic(reference: Counts, current: Counts) -> float:
+    """Pearson's statistic of the table, without a correction; 0 where one category is all.
+
+    >>> chi2_statistic(np.array([10, 0]), np.array([0, 10]))
+    20.0
+    """
+    from scipy.stats import chi2_contingency
+
+    table = _table(reference, current)
+    return 0.0 if table is None else float(chi2_contingency(table, correction=False).statistic)
+
+
 def cramers_v(reference: Counts, current: Counts) -> float:
     """Strength of association between sample and category, 0 to 1; equals
     ``scipy.stats.contingency.association(table, method="cramer")``.
@@ -43,10 +55,5 @@ def cramers_v(reference: Counts, current: Counts) -> float:
     >>> cramers_v(np.array([10, 0]), np.array([0, 10]))
     1.0
     """
-    from scipy.stats import chi2_contingency
-
-    table = _table(reference, current)
-    if table is None:
-        return 0.0
-    statistic = float(chi2_contingency(table, correction=False).statistic)
-    return float(min(1.0, np.sqrt(statistic / table.sum())))
+    rows = int(reference.sum() + current.sum())
+    return float(min(1.0, np.sqrt(chi2_statistic(reference, current) / rows)))

@@ -40,8 +40,11 @@ class Box(Protocol):
         """What the process does to itself to get in, see ``entry.enter``."""
         ...
 
-    def adopt(self, pid: int) -> None:
-        """Learn the first process, as soon as its id is known."""
+    def adopt(self, pid: int, warm_parent: int | None = None) -> None:
+        """Learn the first process, as soon as its id is known, and whose fork it is if it is one.
+
+        What it shares with ``warm_parent`` isn't counted as its own memory.
+        """
         ...
 
     def alarms(self) -> list[int]:
@@ -50,6 +53,13 @@ class Box(Protocol):
 
     def read(self) -> Reading:
         """Look at the box."""
+        ...
+
+    def glance(self) -> Reading:
+        """Look at what sustained CPU and refused forks need, at a tenth of the cost or less.
+
+        ``cpu_seconds`` may be ``None`` while the box has a quota that didn't run out.
+        """
         ...
 
     def kill(self) -> bool:

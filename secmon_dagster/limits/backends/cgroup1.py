@@ -38,11 +38,13 @@ class Cgroup1Box:
         self._eventfd: int | None = None
         self._out_of_memory = False
         self._suspected_until = 0.0
+        self._kept: list[groups.KeptFile] = []
+        self._throttled = 0
         for folder in dict.fromkeys(self._folders.values()):
             groups.make(folder)
         try:
             self._apply(limits)
-        except EnforcementUnavailableError:
+        except (EnforcementUnavailableError, OSError):
             self.destroy()
             raise
 
@@ -66,12 +68,14 @@ class Cgroup1Box:
             groups.write(self._cpu / "cpu.cfs_quota_us", str(quota))
         if limits.max_processes is not None:
             groups.write(self._pids / "pids.max", str(limits.max_processes))
+        files = (self._cpu / "cpu.stat", self._pids / "pids.events")
+        self._kept = [groups.KeptFile(path) for path in files]
 
     def plan(self) -> dict[str, Any]:
         folders = dict.fromkeys(self._folders.values())
         return {"join": [str(folder / "cgroup.procs") for folder in folders]}
 
-    def adopt(self, pid: int) -> None:
+    def adopt(self, pid: int, warm_parent: int | None = None) -> None:
         """The groups know their processes."""
 
     def alarms(self) -> list[int]:
@@ -104,6 +108,22 @@ class Cgroup1Box:
             forks_refused=groups.table(self._pids / "pids.events").get("max", 0),
         )
 
+    def glance(self) -> Reading:
+        if not self._kept:
+            return Reading()
+        throttling, forks = (file.table() for file in self._kept)
+        throttled = throttling.get("nr_throttled", 0)
+        used = None
+        if throttled != self._throttled:
+            self._throttled = throttled
+            used = groups.number(self._accounting / "cpuacct.usage")
+        return Reading(
+            cpu_seconds=None if used is None else used / 1e9,
+            periods=throttling.get("nr_periods"),
+            throttled_periods=throttled,
+            forks_refused=forks.get("max", 0),
+        )
+
     def kill(self) -> bool:
         return groups.end(self._pids)
 
@@ -125,6 +145,8 @@ class Cgroup1Box:
         if self._eventfd is not None:
             os.close(self._eventfd)
             self._eventfd = None
+        while self._kept:
+            self._kept.pop().close()
         for folder in dict.fromkeys(self._folders.values()):
             groups.remove(folder)
 

@@ -21,6 +21,7 @@ class Cgroup2Box:
     def __init__(self, folder: Path, limits: ResourceLimits) -> None:
         self._folder = folder
         self._changes: groups.Changes | None = None
+        self._time: groups.KeptFile | None = None
         groups.make(folder)
         try:
             self._apply(limits)
@@ -43,11 +44,12 @@ class Cgroup2Box:
         self._changes = groups.Changes(
             [self._folder / "memory.events", self._folder / "pids.events"]
         )
+        self._time = groups.KeptFile(self._folder / "cpu.stat")
 
     def plan(self) -> dict[str, Any]:
         return {"join": [str(self._folder / "cgroup.procs")]}
 
-    def adopt(self, pid: int) -> None:
+    def adopt(self, pid: int, warm_parent: int | None = None) -> None:
         """The group knows its processes."""
 
     def alarms(self) -> list[int]:
@@ -74,6 +76,15 @@ class Cgroup2Box:
             written_bytes=written_bytes,
             out_of_memory=self._oom_kills() > 0,
             forks_refused=groups.table(self._folder / "pids.events").get("max", 0),
+        )
+
+    def glance(self) -> Reading:
+        # Out of memory and refused forks are announced, see alarms().
+        time = {} if self._time is None else self._time.table()
+        return Reading(
+            cpu_seconds=time.get("usage_usec", 0) / 1e6,
+            periods=time.get("nr_periods"),
+            throttled_periods=time.get("nr_throttled"),
         )
 
     def _io(self) -> tuple[int | None, int | None]:
@@ -108,6 +119,9 @@ class Cgroup2Box:
         if self._changes is not None:
             self._changes.close()
             self._changes = None
+        if self._time is not None:
+            self._time.close()
+            self._time = None
         groups.remove(self._folder)
 
 

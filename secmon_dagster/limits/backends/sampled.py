@@ -5,8 +5,8 @@ on a fast allocator, measured), CPU is watched and not held back, and files in m
 only while they are mapped. Steps ended here say ``enforcement: sampled``.
 
 Resident memory lies after a fork, since pages shared with the warm parent count in full. So it
-serves as a cheap upper bound, and the proportional size, which costs a walk through the page
-tables, is read only when that bound is over the limit.
+serves as a cheap upper bound, and what the processes use beyond that parent, which costs a walk
+through their page tables, is read four times a second and whenever that bound is near the limit.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from secmon_dagster.limits.proc import (
     ProcessStat,
     descendants_of,
     io_bytes,
-    proportional_bytes,
+    private_and_shared_bytes,
     stat_of,
     tasks_of_user,
 )
 
 LOOK_EVERY = 0.05
 _EXACT_EVERY = 0.25
-"""Seconds after which proportional memory is read anew although resident memory did not grow."""
+"""Seconds after which memory is read page by page although resident memory did not grow."""
 
 _STOP_ROUNDS = 200
+_ROOM_FOR_OTHERS = 1024
 
 
 class SampledBox:
@@ -42,6 +43,7 @@ class SampledBox:
     def __init__(self, limits: ResourceLimits) -> None:
         self._limits = limits
         self._root: int | None = None
+        self._inherited = 0
         self._seen: dict[int, ProcessStat] = {}
         self._io: dict[int, tuple[int, int]] = {}
         self._peak = 0
@@ -54,13 +56,17 @@ class SampledBox:
     def plan(self) -> dict[str, Any]:
         plan: dict[str, Any] = {"subreaper": True}
         if self._limits.max_processes is not None and os.getuid() != 0:
-            # Counted by user, so what the user runs already comes on top. Against a fork bomb,
-            # which is faster than any look.
-            plan["processes"] = self._limits.max_processes + tasks_of_user(os.getuid())
+            # The kernel counts this by user, not by box: what else the user runs, or starts while
+            # the box lives, must not use up its room. So it only holds a fork bomb until a look
+            # sees it; the limit itself is judged by looking.
+            others = tasks_of_user(os.getuid()) + _ROOM_FOR_OTHERS
+            plan["processes"] = self._limits.max_processes + others
         return plan
 
-    def adopt(self, pid: int) -> None:
+    def adopt(self, pid: int, warm_parent: int | None = None) -> None:
         self._root = pid
+        parent = None if warm_parent is None else stat_of(warm_parent)
+        self._inherited = 0 if parent is None else parent.rss_bytes
 
     def alarms(self) -> list[int]:
         return []
@@ -100,6 +106,9 @@ class SampledBox:
             forks_refused=self._crowded,
         )
 
+    def glance(self) -> Reading:
+        return self.read()
+
     def _exact_due(self) -> bool:
         return time.monotonic() - self._exact_at > _EXACT_EVERY
 
@@ -112,7 +121,12 @@ class SampledBox:
         grown = bound - self._exact_rss
         if not self._exact_due() and grown < (room - self._exact) / 2:
             return self._exact + max(0, grown)
-        self._exact = sum(proportional_bytes(pid) for pid in living)
+        sizes = [private_and_shared_bytes(pid) for pid in living]
+        # At most this share of what the warm parent left them is theirs: the parent maps it too.
+        # What they share beyond that is their own, such as an array a step's workers read.
+        inherited = self._inherited * len(sizes) // (len(sizes) + 1)
+        shared = sum(share for _, share in sizes)
+        self._exact = sum(private for private, _ in sizes) + max(0, shared - inherited)
         self._exact_rss = bound
         self._exact_at = time.monotonic()
         return self._exact

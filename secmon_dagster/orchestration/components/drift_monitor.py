@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secmon_dagster.drift import CatchUp, ModelDriftConfig, ScheduleInterval
 from secmon_dagster.drift.history import execution_history
+from secmon_dagster.drift.outcomes import OutcomeColumns
 from secmon_dagster.drift.vocabulary import ExecutionStatus
 from secmon_dagster.drift.windows import WindowSource
 from secmon_dagster.errors import InvalidInputError
@@ -23,9 +24,11 @@ from secmon_dagster.orchestration.drift_runs import (
     CHECK_NAME,
     CRITICAL_CHECK,
     DECLARATION,
+    WATCHED,
     asset_key,
     judged,
 )
+from secmon_dagster.training import Outcomes
 
 
 class Source(BaseModel):
@@ -64,6 +67,12 @@ class Monitor(BaseModel):
         default=None, description="Profiled once a version; unset: the training job's baseline."
     )
     window: Source
+    columns: Outcomes | None = Field(
+        default=None, description="Score, label and strata: performance and fairness gaps."
+    )
+    safety: Source | None = Field(
+        default=None, description="Rows of event_type, severity and count: what must not happen."
+    )
     schedule: str = Field(
         default="daily", description="hourly, daily, weekly, or a cron expression of five fields."
     )
@@ -85,10 +94,14 @@ def configuration(monitor: Monitor) -> dict[str, Any]:
     named = {"hourly", "daily", "weekly"}
     custom = monitor.schedule not in named
     source = {"window": monitor.window.checked()}
-    if monitor.reference is not None:
-        source["reference"] = monitor.reference.checked()
-        if monitor.reference.inference_log:
-            raise InvalidInputError.of("reference", "the inference log", "asset, path, sql")
+    for name, rows in (("reference", monitor.reference), ("safety", monitor.safety)):
+        if rows is None:
+            continue
+        source[name] = rows.checked()
+        if rows.inference_log:
+            raise InvalidInputError.of(name, "the inference log", "asset, path, sql")
+    if monitor.columns is not None:
+        source["columns"] = OutcomeColumns.of(monitor.columns.model_dump()).to_dict()
     arguments: dict[str, Any] = {
         "model_id": monitor.model_id,
         "model_version": monitor.model_version,
@@ -128,7 +141,7 @@ class DriftMonitor(dg.Component):
         declared = json.dumps(configuration(self.monitor), sort_keys=True)
         upstream = [
             dg.AssetKey(source.asset.split("/"))
-            for source in (self.monitor.reference, self.monitor.window)
+            for source in (self.monitor.reference, self.monitor.window, self.monitor.safety)
             if source is not None and source.asset and "{partition}" not in source.asset
         ]
         asset = dg.AssetSpec(
@@ -138,7 +151,7 @@ class DriftMonitor(dg.Component):
             group_name="drift",
             kinds={"drift"},
             owners=self.monitor.owners or None,
-            metadata={DECLARATION: declared},
+            metadata={DECLARATION: declared, WATCHED: self.monitor.model_id},
         )
         return dg.Definitions(assets=[asset], asset_checks=[latest_level(self.monitor.model_id)])
 

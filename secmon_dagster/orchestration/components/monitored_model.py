@@ -14,7 +14,9 @@ from pydantic import BaseModel
 
 from secmon_dagster import audit, drift, gate, training
 from secmon_dagster.database import transaction
-from secmon_dagster.errors import GateError
+from secmon_dagster.drift.baselines import save_outcomes
+from secmon_dagster.drift.outcomes import OutcomeColumns, profile_outcomes
+from secmon_dagster.errors import GateError, ModelDefinitionError
 from secmon_dagster.limits import limits
 from secmon_dagster.orchestration.actor import actor_of
 from secmon_dagster.orchestration.components.drift_monitor import (
@@ -23,7 +25,7 @@ from secmon_dagster.orchestration.components.drift_monitor import (
     configuration,
     latest_level,
 )
-from secmon_dagster.orchestration.drift_runs import asset_key
+from secmon_dagster.orchestration.drift_runs import WATCHED, asset_key
 from secmon_dagster.training import ModelSpec, StoredModel
 
 # Every asset of the training pipeline carries it; the job selects by it.
@@ -62,6 +64,7 @@ class MonitoredModel(dg.Component):
             group_name=self.spec.model_id,
             kinds={"drift"},
             owners=self.spec.owners or None,
+            metadata={WATCHED: self.spec.model_id},
         )
         return dg.Definitions(
             assets=[*model_assets(self.spec), watched],
@@ -263,12 +266,19 @@ def model_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     def drift_baseline(
         context: dg.AssetExecutionContext,
         release: dict[str, Any],
+        evaluation: pd.DataFrame,
         train_test_split: pd.DataFrame,
     ) -> dict[str, Any]:
         stored = StoredModel(**release["stored"])
         rows = train_test_split[train_test_split[training.SPLIT] == "train"]
-        profile = drift.profile(rows[training.feature_names(train_test_split, spec)])
+        outcomes = held_out_outcomes(spec, evaluation, train_test_split)
+        profile = drift.profile(
+            rows[training.feature_names(train_test_split, spec)],
+            outputs=None if outcomes is None else outcomes[1].answers_of(outcomes[0]),
+        )
         drift.save_baseline(stored.model_id, stored.version, profile)
+        if outcomes is not None:
+            save_outcomes(stored.model_id, stored.version, profile_outcomes(*outcomes))
         watch(spec, stored.version)
         context.add_output_metadata(
             {
@@ -321,6 +331,38 @@ def release_model(stored: StoredModel, actor: str, run_id: str) -> str:
     return str(target)
 
 
+def held_out_outcomes(
+    spec: ModelSpec, evaluation: pd.DataFrame, table: pd.DataFrame
+) -> tuple[pd.DataFrame, OutcomeColumns] | None:
+    """The held-out rows with the model's score and answer under the declared names.
+
+    Raises:
+        ModelDefinitionError: if the class that is declared positive is none of the model's.
+    """
+    if spec.drift.columns is None:
+        return None
+    columns = OutcomeColumns.of(spec.drift.columns.model_dump())
+    rows = table[table[training.SPLIT] == "test"].reset_index(drop=True)
+    probability = f"probability_{columns.positive}"
+    if probability not in evaluation.columns:
+        classes = [name for name in evaluation.columns if name.startswith("probability_")]
+        raise ModelDefinitionError.of(
+            "drift.columns.positive",
+            columns.positive,
+            ", ".join(name.removeprefix("probability_") for name in classes),
+        )
+    if columns.score is not None:
+        rows[columns.score] = evaluation[probability]
+    if columns.prediction is not None:
+        # The evaluation keeps classes as text; the declared one gets its own type back.
+        rows[columns.prediction] = evaluation["prediction"].where(
+            evaluation["prediction"] != str(columns.positive), columns.positive
+        )
+    if columns.label is not None:
+        rows[columns.label] = rows[spec.target]
+    return rows, columns
+
+
 def watch(spec: ModelSpec, version: str) -> None:
     """Have the released version checked on its schedule, if the YAML names a window."""
     if spec.drift.window is None:
@@ -329,6 +371,7 @@ def watch(spec: ModelSpec, version: str) -> None:
         model_id=spec.model_id,
         model_version=version,
         window=Source(**spec.drift.window.model_dump(exclude_none=True)),
+        columns=spec.drift.columns,
         schedule=spec.drift.schedule,
         enabled=spec.drift.enabled,
         thresholds={

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from secmon_dagster import posture
 from secmon_dagster.errors import InvalidLimitsError, NotFoundError
@@ -12,11 +14,34 @@ from secmon_dagster.orchestration.dagster_internals import IExecutionStep
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
 
 
+class Overrides(Protocol):
+    """What a run's configuration says of limits."""
+
+    @property
+    def default_limits(self) -> ResourceLimits: ...
+
+    @property
+    def per_op_limits(self) -> Mapping[str, ResourceLimits]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoOverrides:
+    """A configuration that says nothing of limits."""
+
+    default_limits: ResourceLimits = field(default_factory=ResourceLimits)
+    per_op_limits: Mapping[str, ResourceLimits] = field(default_factory=dict)
+
+
+def layer_of(tags: Mapping[str, str], run_tags: Mapping[str, str]) -> str | None:
+    """The layer that binds a step: the op's, or else the run's."""
+    return tags.get(LAYER_TAG) or run_tags.get(LAYER_TAG)
+
+
 def limits_of(
     op_name: str,
     tags: Mapping[str, str],
     run_tags: Mapping[str, str],
-    config: ExecutorConfig,
+    config: Overrides,
     layers: Mapping[str, ResourceLimits] = LAYERS,
 ) -> ResourceLimits:
     """Complete limits of a step.
@@ -31,7 +56,7 @@ def limits_of(
         declared = ResourceLimits.from_tags(tags) or ResourceLimits()
         declared = config.per_op_limits.get(op_name, ResourceLimits()).merge(declared)
         complete = declared.merge(config.default_limits).merge(DEFAULT_LIMITS)
-        layer = tags.get(LAYER_TAG) or run_tags.get(LAYER_TAG)
+        layer = layer_of(tags, run_tags)
         if layer is not None:
             complete = tightened(complete, _limits_of_layer(layer, layers))
         complete.validate(for_step=True)

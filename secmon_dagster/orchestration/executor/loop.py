@@ -11,8 +11,8 @@ from secmon_dagster.errors import AuditError, LimitsError, SecmonError
 from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
 from secmon_dagster.limits.evidence import KillReason
 from secmon_dagster.limits.violation import ResourceUsage, Violation
-from secmon_dagster.limits.watch import Broken, Refused, Watch
-from secmon_dagster.limits.watched import Decided, Ended, Frame, Started, Warned
+from secmon_dagster.limits.watch import Broken, Watch
+from secmon_dagster.limits.watched import Ended, Frame, Notice, Refused, Started, Warned
 from secmon_dagster.orchestration.dagster_internals import (
     ActiveExecution,
     DagsterExecutionInterruptedError,
@@ -26,7 +26,7 @@ from secmon_dagster.orchestration.dagster_internals import (
     has_hooks,
 )
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
-from secmon_dagster.orchestration.executor.declared import limits_of
+from secmon_dagster.orchestration.executor.declared import layer_of, limits_of
 from secmon_dagster.orchestration.executor.events import (
     crash_error,
     limit_failure,
@@ -49,8 +49,6 @@ from secmon_dagster.orchestration.executor.usage_rows import UsageRow, UsageRows
 
 _LONGEST_WAIT = 1.0
 """Seconds after which pools and retries are looked at again even if nothing happens."""
-
-Any_Notice = Started | Frame | Warned | Decided | Ended | Refused | Broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +144,13 @@ class StepLoop:
 
     def _start(self, step: ExecutionStep, limits: ResourceLimits) -> Iterator[DagsterEvent]:
         known_state = self._active.get_known_state()
+        layer = layer_of(step.tags, self._context.dagster_run.tags)
         running = self._running[step.key] = RunningStep(
             context=self._context.for_step(step),
             limits=limits,
             run_id=self._context.run_id,
             attempt=known_state.get_retry_state().get_attempt_count(step.key) + 1,
+            isolated=layer is not None and limits.allow_network is False,
         )
         try:
             self._books.trail.step_starts(step.key, limits, running.attempt)
@@ -165,7 +165,8 @@ class StepLoop:
                 "limits": MetadataValue.json(limits.to_json()),
             },
         )
-        self._watch.start(step.key, StepSpec(step.key, known_state).to_json(), limits)
+        spec = StepSpec(step.key, known_state, isolated=running.isolated)
+        self._watch.start(step.key, spec.to_json(), limits)
 
     def _interrupt(self) -> Iterator[DagsterEvent]:
         yield DagsterEvent.engine_event(
@@ -180,7 +181,7 @@ class StepLoop:
 
     # --- what happened ----------------------------------------------------------------------------
 
-    def _handle(self, notice: Any_Notice) -> Iterator[DagsterEvent]:
+    def _handle(self, notice: Notice | Broken) -> Iterator[DagsterEvent]:
         if isinstance(notice, Broken):
             if isinstance(notice.error, SecmonError):
                 raise notice.error
@@ -349,10 +350,11 @@ class StepLoop:
             self._active.get_known_state(),
             failure=failure,
             violation=None if violation is None else violation.to_dict(),
+            isolated=step.isolated,
         )
         self._watch.start(key, spec.to_json(), limits)
 
-    def _handle_hooks(self, notice: Any_Notice) -> Iterator[DagsterEvent]:
+    def _handle_hooks(self, notice: Notice | Broken) -> Iterator[DagsterEvent]:
         if isinstance(notice, Broken):
             return
         hooks = self._hooks[notice.key]

@@ -89,6 +89,8 @@ class StepSpec:
     failure: DagsterEvent | None = None
     """If set, don't execute the step but run its hooks for this failure of its process."""
     violation: dict[str, Any] | None = None
+    isolated: bool = False
+    """Whether the step's layer denies it the network, and with it the secrets of the run."""
 
     def to_json(self) -> bytes:
         return json.dumps(
@@ -97,6 +99,7 @@ class StepSpec:
                 "known_state": serialize_value(self.known_state),
                 "failure": None if self.failure is None else serialize_value(self.failure),
                 "violation": self.violation,
+                "isolated": self.isolated,
             }
         ).encode()
 
@@ -112,4 +115,5 @@ class StepSpec:
                 else deserialize_value(fields["failure"], DagsterEvent)
             ),
             violation=fields["violation"],
+            isolated=fields["isolated"],
         )

@@ -9,6 +9,7 @@ import sys
 from dagster import DagsterEvent, DagsterInstance, MetadataValue
 
 from secmon_dagster.errors import LimitExceededError, SecmonError
+from secmon_dagster.limits.environment import forget, secret_names
 from secmon_dagster.orchestration.dagster_internals import (
     DagsterExecutionInterruptedError,
     ExecutionPlan,
@@ -23,6 +24,7 @@ from secmon_dagster.orchestration.dagster_internals import (
 )
 from secmon_dagster.orchestration.executor.messages import StepLink
 from secmon_dagster.orchestration.executor.run_spec import RunSpec, StepSpec
+from secmon_dagster.settings import get_settings
 
 
 class StepProcess:
@@ -35,6 +37,9 @@ class StepProcess:
     def __call__(self, document: bytes, channel: socket.socket) -> int:
         """Execute the step that ``document`` names; returns the process's exit code."""
         step = StepSpec.from_json(document)
+        if step.isolated:
+            forget(secret_names(os.environ))
+            get_settings.cache_clear()
         link = StepLink(channel)
         divert_events(self._instance, link.event)
         run_hooks_unless(link.ended_at_a_limit)

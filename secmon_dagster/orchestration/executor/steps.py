@@ -48,6 +48,7 @@ class RunningStep:
     done: bool = False
     pid: int | None = None
     attempt: int = 1
+    isolated: bool = False
     log_file_key: str | None = None
     outcome: str = "running"
 

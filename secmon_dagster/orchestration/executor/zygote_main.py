@@ -18,8 +18,8 @@ from pathlib import Path
 
 from dagster import DagsterInstance
 
-from secmon_dagster.drift.fast_sort import remembered_sort_environment
-from secmon_dagster.errors import InvalidInputError, SecmonError
+from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.limits.entry import outlive_parent
 from secmon_dagster.limits.zygote import Control, Handler, Zygote, serve
 from secmon_dagster.orchestration.dagster_internals import (
     create_execution_plan,
@@ -36,18 +36,21 @@ _LAZY_MODULES = (
     "secmon_dagster.orchestration.executor.step_process",
 )
 
+# Importing takes seconds in which nobody listens whether the run still lives, so the kernel does.
 _BOOTSTRAP = (
     "import json, os, sys; sys.path[:] = json.loads(sys.argv[3]); os.chdir(sys.argv[4]);"
+    "from secmon_dagster.limits.entry import die_with_parent;"
+    "die_with_parent(int(sys.argv[5]));"
     "from secmon_dagster.orchestration.executor.zygote_main import main;"
     "main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
 
 def start_zygote(spec: RunSpec) -> Zygote:
-    """Start a zygote for a run and wait until it is warm.
+    """Start a zygote for a run; it says when it is warm, or which module can't be loaded and why.
 
     Raises:
-        ZygoteLost: the job or a module to preload can't be loaded; the message says which and why.
+        OSError: no process can be started.
     """
     ours, theirs = socket.socketpair()
     with theirs, tempfile.TemporaryFile() as document:
@@ -57,23 +60,29 @@ def start_zygote(spec: RunSpec) -> Zygote:
             [
                 *(sys.executable, "-c", _BOOTSTRAP),
                 *(str(theirs.fileno()), str(document.fileno())),
-                *(json.dumps(spec.path), spec.working_directory),
+                *(json.dumps(spec.path), spec.working_directory, str(os.getpid())),
             ],
             pass_fds=(theirs.fileno(), document.fileno()),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            # numpy picks its sort when it is imported, so the choice is made before the zygote is.
-            env={**os.environ, **remembered_sort_environment(get_settings().home / "cache")},
+            env={**os.environ, **_sort_environment()},
         )
     # The zygote is waited for by its pid; a Popen that is collected would warn about it.
     process.returncode = 0
-    zygote = Zygote(ours, process.pid)
-    try:
-        zygote.wait_until_ready()
-    except SecmonError:
-        zygote.close()
-        raise
-    return zygote
+    return Zygote(ours, process.pid)
+
+
+def _sort_environment() -> dict[str, str]:
+    """numpy picks its sort when it is imported, so the choice is made before the zygote is.
+
+    Only in a run that has loaded the drift package anyway: importing it here would bring pandas
+    into every run, a second in its process and another in its zygote.
+    """
+    if "secmon_dagster.drift" not in sys.modules:
+        return {}
+    from secmon_dagster.drift.fast_sort import remembered_sort_environment
+
+    return remembered_sort_environment(get_settings().home / "cache")
 
 
 def main(link_fd: int, spec_fd: int) -> None:
@@ -91,6 +100,8 @@ def main(link_fd: int, spec_fd: int) -> None:
         reason = f"{type(failed).__name__}: {failed}"
         Control(link).send({"op": "ready", "error": f"the job could not be loaded: {reason}"})
         raise
+    # From here on the closing link tells of the run's end, and its steps are to be cleaned up.
+    outlive_parent()
     serve(link, handler, folders=[Path(name) for name in spec.folders], guard=spec.guard)
 
 

@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from dagster import DagsterEventType, DagsterInstance, JobExecutionResult
+from dagster import DagsterInstance
+
+from secmon_dagster.orchestration.dagster_internals import ReconstructableJob
 
 # Not first: Dagster's loader leaves out the first entry.
 sys.path.append(str(Path(__file__).parent))
 
-
-@dataclass(frozen=True)
-class Run:
-    """One finished run and what its instance remembers of it."""
-
-    result: JobExecutionResult
-    instance: DagsterInstance
-
-    @property
-    def succeeded(self) -> bool:
-        return self.result.success
-
-    def events(self, kind: DagsterEventType | None = None, step: str | None = None) -> list[Any]:
-        entries = self.instance.all_logs(self.result.run_id)
-        found = [entry.dagster_event for entry in entries if entry.dagster_event is not None]
-        return [
-            event
-            for event in found
-            if (kind is None or event.event_type is kind)
-            and (step is None or event.step_key == step)
-        ]
-
-    def kinds(self, step: str) -> list[str]:
-        return [event.event_type_value for event in self.events(step=step)]
-
-    def failure(self, step: str) -> Any:
-        [event] = self.events(DagsterEventType.STEP_FAILURE, step)
-        return event.step_failure_data
-
-    def violation(self, step: str) -> str | None:
-        data = self.failure(step).user_failure_data
-        return None if data is None else data.metadata["violation"].value
+from finished import Run
 
 
 @pytest.fixture(scope="session")
@@ -70,16 +40,19 @@ def run(instance: DagsterInstance) -> Any:
         config: Mapping[str, Any] | None = None,
         target: Any = None,
         stock: bool = False,
+        selection: Sequence[str] | None = None,
     ) -> Run:
-        name = f"{job.name} {config}"
+        to_run = job if isinstance(job, ReconstructableJob) else dg.reconstructable(target or job)
+        name = f"{to_run.job_name} {config} {selection}"
         if name not in known:
             executor = {"max_concurrent": 2, **(config or {})}
             if not stock:
                 executor = {"grace": 1.0, "audit": "off", **executor}
             result = dg.execute_job(
-                dg.reconstructable(target or job),
+                to_run,
                 instance=instance,
                 run_config={"execution": {"config": executor}},
+                op_selection=selection,
             )
             known[name] = Run(result, instance)
         return known[name]

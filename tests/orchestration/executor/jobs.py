@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from secmon_dagster.limits import limits
+from secmon_dagster.limits import LAYER_TAG, limits
 from secmon_dagster.orchestration.executor import resource_limit_executor
+from secmon_dagster.settings import get_settings
 
 MB = 1024 * 1024
 
@@ -34,40 +34,14 @@ def chain():
     plus_one.alias("third")(plus_one.alias("second")(one()))
 
 
+# --- every way a limit can be passed, each in an op of one run ------------------------------------
+
+
 @dg.op(tags=limits(memory="64MiB"))
-def eats_memory():
+def memory_in_the_op():
     kept = []
     while True:
         kept.append(bytearray(MB))
-
-
-@dg.op(tags=limits(time="1s"))
-def sleeps():
-    time.sleep(60)
-
-
-@dg.op(tags=limits(time="1s"))
-def ignores_sigterm():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    while True:
-        time.sleep(1)
-
-
-@dg.op
-def crashes():
-    os.kill(os.getpid(), 11)
-
-
-@dg.job(executor_def=resource_limit_executor)
-def troubled():
-    one()
-    eats_memory()
-    sleeps()
-    ignores_sigterm()
-    crashes()
-
-
-# --- every way a limit can be passed, each in an op of one run ------------------------------------
 
 
 @dg.op(tags=limits(memory="64MiB"))
@@ -104,9 +78,21 @@ def memory_in_files(context: dg.OpExecutionContext):
 
 
 @dg.op(tags=limits(time="1s"))
+def time_asleep():
+    time.sleep(60)
+
+
+@dg.op(tags=limits(time="1s"))
 def time_in_python():
     while True:
         pass
+
+
+@dg.op(tags=limits(time="1s"))
+def time_ignoring_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(1)
 
 
 @dg.op(tags=limits(time="1s"))
@@ -167,14 +153,35 @@ def no_network_and_content():
     assert right.recv(1) == b"x"
 
 
+def _sees_a_secret() -> bool:
+    block = Path("/proc/self/environ").read_text()
+    found = os.environ.get("SECMON_DATABASE_URL") or get_settings().database_url
+    return bool(found) or "postgresql" in block
+
+
+@dg.op
+def sees_the_secrets_of_the_run():
+    assert _sees_a_secret()
+
+
+@dg.op(tags={LAYER_TAG: "strict"})
+def sees_no_secret_in_a_layer_without_network():
+    assert not _sees_a_secret()
+    assert os.environ["PATH"]
+
+
 @dg.job(executor_def=resource_limit_executor)
 def rows():
     one()
+    sees_the_secrets_of_the_run()
+    sees_no_secret_in_a_layer_without_network()
+    memory_in_the_op()
     memory_in_a_child()
     memory_in_a_grandchild_that_forked_twice()
     memory_leaks_slowly()
     memory_in_files()
     time_in_python()
+    time_ignoring_sigterm()
     time_in_c_holding_the_gil()
     sustained_cpu()
     sustained_cpu_watched()
@@ -187,103 +194,6 @@ def rows():
     no_network_and_content()
 
 
-# --- ops that turn against whoever runs them ------------------------------------------------------
-
-
-def _write_to_channel(data: bytes) -> None:
-    """Write to the channel to the run's process, as a hostile op would: to every socket it has."""
-    for number in range(3, 256):
-        try:
-            found = socket.socket(fileno=os.dup(number))
-        except OSError:
-            continue
-        if found.family == socket.AF_UNIX:
-            found.sendall(data)
-
-
-@dg.op
-def writes_garbage():
-    _write_to_channel(b"\xff\xff\xff\xff garbage")
-    time.sleep(30)
-
-
-@dg.op
-def sends_a_frame_of_nonsense():
-    _write_to_channel(b"\0\0\0\5Ehaha")
-    time.sleep(30)
-
-
-@dg.op
-def forges_the_success_of_another(context: dg.OpExecutionContext):
-    from dagster._serdes import serialize_value
-
-    record = context.instance.all_logs(context.run_id)[0]
-    forged = serialize_value(record).encode()
-    _write_to_channel(struct.pack(">I", len(forged) + 1) + b"E" + forged)
-    time.sleep(30)
-
-
-@dg.op
-def closes_all_descriptors():
-    os.closerange(3, 4096)
-
-
-@dg.op
-def kills_its_parent():
-    os.kill(os.getppid(), 9)
-    time.sleep(1)
-
-
-@dg.op
-def exits_without_a_word():
-    os._exit(0)
-
-
-@dg.op
-def exits_with_seven():
-    os._exit(7)
-
-
-@dg.op
-def leaves_a_daemon(context: dg.OpExecutionContext):
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            context.log.info(f"daemon {os.getpid()}")
-            os.execvp("sleep", ["sleep", "300"])
-        os._exit(0)
-    os.wait()
-    time.sleep(0.3)
-
-
-@dg.op
-def fills_the_pipe(context: dg.OpExecutionContext):
-    for _ in range(20):
-        context.log.info("x" * MB)
-
-
-@dg.op(tags=limits(memory="64MiB"))
-def succeeds_while_a_child_is_out_of_memory():
-    child = subprocess.Popen([sys.executable, "-c", f"x = bytearray({300 * MB})"])
-    time.sleep(0.4)
-    del child
-
-
-@dg.job(executor_def=resource_limit_executor)
-def hostile():
-    one()
-    writes_garbage()
-    sends_a_frame_of_nonsense()
-    forges_the_success_of_another()
-    closes_all_descriptors()
-    kills_its_parent()
-    exits_without_a_word()
-    exits_with_seven()
-    leaves_a_daemon()
-    fills_the_pipe()
-    succeeds_while_a_child_is_out_of_memory()
-
-
 # --- hooks ----------------------------------------------------------------------------------------
 
 
@@ -294,7 +204,7 @@ def on_failure(context: dg.HookContext):
     context.log.info(f"hook saw {type(error).__name__} {kind}")
 
 
-# --- retries and pools ----------------------------------------------------------------------------
+# --- retries of violations ------------------------------------------------------------------------
 
 
 @dg.op(tags=limits(memory="64MiB"), retry_policy=dg.RetryPolicy(max_retries=1, delay=0.1))
@@ -304,96 +214,14 @@ def needs_a_second_attempt(context: dg.OpExecutionContext):
     return context.retry_number
 
 
-@dg.op(pool="narrow")
-def holds_a_pool(context: dg.OpExecutionContext):
-    context.log.info("in the pool")
-    time.sleep(0.2)
-
-
 @dg.job(executor_def=resource_limit_executor, hooks={on_failure})
-def mannered():
-    eats_memory()
-    sleeps()
+def violated():
+    memory_in_the_op()
+    time_asleep()
     needs_a_second_attempt()
-    holds_a_pool.alias("first_holder")()
-    holds_a_pool.alias("second_holder")()
 
 
-# --- everything an ordinary job does, to compare executors ----------------------------------------
-
-
-@dg.op(out=dg.DynamicOut())
-def three_parts():
-    for number in range(3):
-        yield dg.DynamicOutput(number, mapping_key=f"part_{number}")
-
-
-@dg.op
-def double(number: int) -> int:
-    return 2 * number
-
-
-@dg.op
-def total(numbers: list[int]) -> int:
-    assert sorted(numbers) == [0, 2, 4]
-    return sum(numbers)
-
-
-@dg.op(out={"yes": dg.Out(is_required=False), "no": dg.Out(is_required=False)})
-def chooses_yes():
-    yield dg.Output(1, "yes")
-
-
-@dg.op
-def after_the_choice(value):
-    return value
-
-
-@dg.op(retry_policy=dg.RetryPolicy(max_retries=2))
-def succeeds_at_the_second_attempt(context: dg.OpExecutionContext):
-    if context.retry_number == 0:
-        raise dg.RetryRequested(max_retries=2)
-
-
-@dg.op
-def fails_on_purpose():
-    raise dg.Failure("on purpose", metadata={"why": "a test"})
-
-
-@dg.op
-def after_the_failure(value):
-    return value
-
-
-@dg.success_hook
-def on_success(context: dg.HookContext):
-    context.log.info("hook of success")
-
-
-@dg.graph
-def ordinary():
-    total(three_parts().map(double).collect())
-    yes, no = chooses_yes()
-    after_the_choice.alias("taken")(yes)
-    after_the_choice.alias("not_taken")(no)
-    succeeds_at_the_second_attempt()
-    after_the_failure(fails_on_purpose())
-    one.with_hooks({on_success})()
-
-
-ordinary_boxed = ordinary.to_job(name="ordinary_boxed", executor_def=resource_limit_executor)
-ordinary_stock = ordinary.to_job(name="ordinary_stock", executor_def=dg.multiprocess_executor)
-
-
-def define_ordinary_boxed():
-    return ordinary_boxed
-
-
-def define_ordinary_stock():
-    return ordinary_stock
-
-
-# --- resources, assets, pools ---------------------------------------------------------------------
+# --- resources and assets ---------------------------------------------------------------------
 
 
 class Greeter(dg.ConfigurableResource):

@@ -1,24 +1,20 @@
-"""Runs a job of ``jobs.py`` by name in a given instance folder; tests interrupt or kill it."""
+"""Executes a job in a given instance folder; tests interrupt or kill it.
 
+Reads module, job and the executor's configuration as a JSON list.
+"""
+
+import json
 import sys
 
 import dagster as dg
-import jobs
+
+from secmon_dagster.orchestration.dagster_internals import ReconstructableJob
 
 if __name__ == "__main__":
-    folder, job, backend = sys.argv[1:]
-    with dg.DagsterInstance.local_temp(folder) as instance:
+    module, job, config = json.load(sys.stdin)
+    with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
         dg.execute_job(
-            dg.reconstructable(getattr(jobs, job)),
+            ReconstructableJob.for_module(module, job),
             instance=instance,
-            run_config={
-                "execution": {
-                    "config": {
-                        "audit": "off",
-                        "backend": backend,
-                        "grace": 0.5,
-                        "max_concurrent": 3,
-                    }
-                }
-            },
+            run_config={"execution": {"config": config}},
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dagster as dg
 import jobs
-from dagster import DagsterEventType, DagsterInstance
+import pytest
+from dagster import AssetKey, DagsterEventType
+
+# Its tests look at the same few runs, which each worker would otherwise execute anew.
+pytestmark = pytest.mark.xdist_group("executor-executor")
 
 
 def test_a_chain_of_steps_succeeds_and_passes_values_on(run, instance):
@@ -36,51 +38,17 @@ def test_standard_output_of_a_step_is_kept_as_its_compute_log(run, instance):
     assert b"to stdout" in manager.get_log_data(key).stdout
 
 
-def test_each_step_of_a_troubled_job_ends_for_its_own_reason(run):
-    done = run(jobs.troubled)
-    assert not done.succeeded
-    assert done.violation("eats_memory") == "memory_limit_exceeded"
-    assert done.violation("sleeps") == "time_limit_exceeded"
-    assert done.violation("ignores_sigterm") == "time_limit_exceeded"
-    assert done.violation("crashes") is None
-    assert "SIGSEGV" in done.failure("crashes").error.message
-    assert done.kinds("one")[-2:] == ["STEP_SUCCESS", "ENGINE_EVENT"]
+@pytest.fixture(scope="module")
+def assets(run):
+    return run(jobs.define_assets_job, target=jobs.define_assets_job)
 
 
-def test_a_memory_violation_carries_limit_and_peak(run):
-    done = run(jobs.troubled)
-    metadata = done.failure("eats_memory").user_failure_data.metadata
-    assert metadata["limit"].value == 64 * jobs.MB
-    assert metadata["observed"].value >= 63 * jobs.MB
-    [engine_event] = [
-        event
-        for event in done.events(DagsterEventType.ENGINE_EVENT, "eats_memory")
-        if "violation" in event.event_specific_data.metadata
-    ]
-    assert engine_event.event_specific_data.metadata["limit"].value == 64 * jobs.MB
+def test_assets_checks_and_resources_work_across_steps(assets, instance):
+    assert assets.succeeded
+    event = instance.get_latest_materialization_event(AssetKey("written"))
+    assert event.asset_materialization.metadata["greeting"].value.startswith("hello from")
+    assert len(assets.events(DagsterEventType.ASSET_CHECK_EVALUATION)) == 1
 
 
-def test_a_run_with_a_violation_fails_for_its_step_and_not_for_an_exception(run, instance):
-    done = run(jobs.troubled)
-    [failed] = done.events(DagsterEventType.RUN_FAILURE)
-    assert failed.job_failure_data.failure_reason is not None
-    assert failed.job_failure_data.failure_reason.value == "STEP_FAILURE"
-
-
-def test_a_job_runs_on_postgres_storage(database, tmp_path: Path):
-    overrides = {
-        "storage": {"postgres": {"postgres_url": database.url}},
-        "local_artifact_storage": {
-            "module": "dagster._core.storage.root",
-            "class": "LocalArtifactStorage",
-            "config": {"base_dir": str(tmp_path)},
-        },
-    }
-    with DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
-        result = dg.execute_job(
-            dg.reconstructable(jobs.chain),
-            instance=instance,
-            run_config={"execution": {"config": {"audit": "off"}}},
-        )
-        assert result.success
-        assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+def test_what_an_op_says_of_an_asset_is_stored_when_the_op_goes_on(assets):
+    assert "STEP_SUCCESS" in assets.kinds("reads_what_was_written")

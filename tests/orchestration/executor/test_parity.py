@@ -1,142 +1,194 @@
-"""The same job under the stock executor and under this one: same outcome, same event types."""
+"""The same job under the stock executor and under this one: same outcome, same event types.
+
+What the stock executor does is on record in ``stock.json``, so that this one is held against it
+each time; with ``--slow`` the record is held against the stock executor itself.
+"""
 
 from __future__ import annotations
 
-import jobs
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
-from dagster import AssetKey, DagsterEventType
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    ReexecutionOptions,
+    execute_job,
+)
+from finished import Run
+from parity_jobs import job_of
 
+# Its tests look at the same few runs, which each worker would otherwise execute anew.
+pytestmark = pytest.mark.xdist_group("executor-parity")
+
+HERE = Path(__file__).parent
+RECORD = HERE / "stock.json"
 USAGE = "Resource usage of step"
+WARM = ["parity_jobs", "dagster._core.execution.api", "sqlalchemy", "alembic.script"]
+FORKSERVER = {"start_method": {"forkserver": {"preload_modules": WARM}}}
+SLOW = pytest.mark.slow
+STOCK = pytest.param("stock", marks=SLOW)
 
 
-@pytest.fixture(scope="module")
-def boxed(run):
-    return run(jobs.ordinary_boxed, target=jobs.define_ordinary_boxed)
-
-
-@pytest.fixture(scope="module")
-def stock(run):
-    modules = ["jobs", "dagster._core.execution.api", "sqlalchemy", "alembic.script"]
+def executed(run, graph, executor, config=None, selection=None):
+    config = {**(config or {}), **(FORKSERVER if executor == "stock" else {})}
     return run(
-        jobs.ordinary_stock,
-        target=jobs.define_ordinary_stock,
-        config={"start_method": {"forkserver": {"preload_modules": modules}}},
-        stock=True,
+        job_of(graph, executor), config=config, stock=executor == "stock", selection=selection
     )
 
 
-def by_step(done):
-    """Event types of each step in order, without the one engine event that this executor adds."""
+def outcome(done: Run):
+    """Success, and the event types of each step in order without the one that this one adds."""
     found = {}
     for event in done.events():
         if event.step_key is not None and not (event.message or "").startswith(USAGE):
             found.setdefault(event.step_key, []).append(event.event_type_value)
-    return found
+    steps = {key: " ".join(kinds) for key, kinds in sorted(found.items())}
+    return {"success": done.succeeded, "steps": steps}
 
 
-@pytest.mark.slow
-def test_the_outcome_is_the_same(boxed, stock):
-    assert boxed.succeeded is stock.succeeded is False
-    failed = [
-        sorted(event.step_key for event in done.events(DagsterEventType.STEP_FAILURE))
-        for done in (boxed, stock)
-    ]
-    assert failed[0] == failed[1] == ["fails_on_purpose"]
+def again(done: Run, executor, options: ReexecutionOptions) -> Run:
+    config = {"audit": "off"} if executor == "boxed" else FORKSERVER
+    result = execute_job(
+        job_of("everyday", executor),
+        instance=done.instance,
+        reexecution_options=options,
+        run_config={"execution": {"config": config}},
+    )
+    return Run(result, done.instance)
 
 
-@pytest.mark.slow
-def test_every_step_has_the_same_event_types_in_the_same_order(boxed, stock):
-    assert by_step(boxed) == by_step(stock)
+def case_of(name, run, executor) -> Run:
+    if name == "retries off":
+        return executed(run, "retries_off", executor, {"retries": {"disabled": {}}})
+    if name == "some ops":
+        return executed(run, "everyday", executor, selection=["*added"])
+    everyday = executed(run, "everyday", executor)
+    parent = everyday.result.run_id
+    if name == "again from failure":
+        return again(everyday, executor, ReexecutionOptions.from_failure(parent, everyday.instance))
+    if name == "some step keys":
+        selected = ["left", "added", "double[part_1]"]
+        return again(everyday, executor, ReexecutionOptions(parent, step_selection=selected))
+    return everyday
 
 
-def test_dynamic_steps_skips_and_retries_are_all_there(boxed):
-    steps = by_step(boxed)
-    assert {f"double[part_{number}]" for number in range(3)} <= steps.keys()
-    assert steps["not_taken"] == ["STEP_SKIPPED"]
-    assert "STEP_SUCCESS" in steps["taken"]
-    assert "after_the_failure" not in steps
-    assert steps["succeeds_at_the_second_attempt"].count("STEP_RESTARTED") == 1
-    assert steps["one"][-1] == "HOOK_COMPLETED"
+# A run's zygote takes seconds to get warm: two cases each time, the others with --slow.
+CASES = [
+    "everyday",
+    "again from failure",
+    *(pytest.param(name, marks=SLOW) for name in ("retries off", "some ops", "some step keys")),
+]
 
 
-def test_a_failure_raised_by_an_op_keeps_its_own_metadata(boxed):
-    data = boxed.failure("fails_on_purpose").user_failure_data
+@pytest.mark.parametrize("executor", ["boxed", STOCK])
+@pytest.mark.parametrize("case", CASES)
+def test_outcome_and_event_types_of_each_step_are_those_of_the_stock_executor(run, executor, case):
+    assert outcome(case_of(case, run, executor)) == json.loads(RECORD.read_text())[case]
+
+
+def test_a_failure_raised_by_an_op_keeps_its_own_metadata(run):
+    data = executed(run, "everyday", "boxed").failure("fails_on_purpose").user_failure_data
     assert data.label == "intentional-failure"
     assert data.metadata["why"].value == "a test"
 
 
-def test_the_event_added_to_each_step_tells_its_usage(boxed):
+def test_the_event_added_to_each_step_tells_its_usage(run):
     [usage] = [
         event.event_specific_data.metadata
-        for event in boxed.events(DagsterEventType.ENGINE_EVENT, "one")
+        for event in executed(run, "everyday", "boxed").events(DagsterEventType.ENGINE_EVENT, "one")
         if event.message.startswith(USAGE)
     ]
     assert usage["wall_seconds"].value > 0
     assert usage["enforcement"].value in ("cgroup2", "cgroup1", "sampled")
 
 
-def test_a_failed_run_is_executed_again_from_its_failure(boxed, run, instance):
-    from dagster import ReexecutionOptions, execute_job, reconstructable
-
-    again = execute_job(
-        reconstructable(jobs.define_ordinary_boxed),
-        instance=instance,
-        reexecution_options=ReexecutionOptions.from_failure(boxed.result.run_id, instance),
-        run_config={"execution": {"config": {"audit": "off"}}},
-    )
-    executed = {event.step_key for event in again.all_events if event.is_step_start}
-    assert executed == {"fails_on_purpose"}
+# --- who runs when --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def assets(run):
-    return run(jobs.define_assets_job(), target=jobs.define_assets_job)
+def spans(done):
+    """Start and end of each step, from the moments of its events."""
+    found = {}
+    for entry in done.instance.all_logs(done.result.run_id):
+        event = entry.dagster_event
+        if event is not None and (event.is_step_start or event.is_step_success):
+            found.setdefault(event.step_key, []).append(entry.timestamp)
+    return found
 
 
-def test_assets_checks_and_resources_work_across_steps(assets, instance):
-    assert assets.succeeded
-    event = instance.get_latest_materialization_event(AssetKey("written"))
-    assert event.asset_materialization.metadata["greeting"].value.startswith("hello from")
-    assert len(assets.events(DagsterEventType.ASSET_CHECK_EVALUATION)) == 1
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["boxed", "stock"])
+def test_steps_start_in_the_order_of_their_priority(run, executor):
+    done = executed(run, "by_priority", executor, {"max_concurrent": 1})
+    order = [event.step_key for event in done.events(DagsterEventType.STEP_START)]
+    assert order == ["priority_8", "priority_5", "priority_4", "priority_0"]
 
 
-def test_what_an_op_says_of_an_asset_is_stored_when_the_op_goes_on(assets):
-    assert "STEP_SUCCESS" in assets.kinds("reads_what_was_written")
-
-
-@pytest.fixture(scope="module")
-def mannered(run, instance):
+@pytest.mark.parametrize("executor", ["boxed", STOCK])
+@pytest.mark.parametrize("narrow", ["pool", "tag", "budget"])
+def test_steps_of_a_pool_a_limited_tag_or_over_the_memory_budget_take_turns(
+    run, instance, executor, narrow
+):
+    if executor == "stock" and narrow == "budget":
+        pytest.skip("the stock executor has no memory budget")
     instance.event_log_storage.set_concurrency_slots("narrow", 1)
-    return run(jobs.mannered, config={"max_concurrent": 3})
-
-
-def test_steps_of_a_pool_wait_for_each_other_and_give_the_slot_back(mannered, instance):
-    spans = []
-    for step in ("first_holder", "second_holder"):
-        records = [
-            entry
-            for entry in instance.all_logs(mannered.result.run_id)
-            if entry.step_key == step and entry.dagster_event is not None
-        ]
-        times = {entry.dagster_event.event_type_value: entry.timestamp for entry in records}
-        spans.append((times["STEP_START"], times["STEP_SUCCESS"]))
-    (_, first_end), (second_start, _) = sorted(spans)
+    # Room for one step of 300 MB beside those of the default.
+    budget = {"memory_budget": "512MiB", "default_limits": {"maxMemoryMB": 64}}
+    config = {
+        "max_concurrent": 6,
+        "tag_concurrency_limits": [{"key": "database", "value": "narrow", "limit": 1}],
+        **({} if executor == "stock" else budget),
+    }
+    done = executed(run, "in_turns", executor, config)
+    assert done.succeeded
+    moments = spans(done)
+    (_, first_end), (second_start, _) = sorted(
+        moments[f"{name}_of_the_{narrow}"] for name in ("first", "second")
+    )
     assert first_end <= second_start
     assert instance.event_log_storage.get_concurrency_info("narrow").active_slot_count == 0
 
 
-def test_failure_hooks_run_after_a_violation_and_can_read_it(mannered, instance):
-    messages = [entry.user_message for entry in instance.all_logs(mannered.result.run_id)]
-    assert sorted(text for text in messages if text.startswith("hook saw")) == [
-        "hook saw LimitExceededError memory_limit_exceeded",
-        "hook saw LimitExceededError time_limit_exceeded",
-    ]
-    assert mannered.kinds("eats_memory").count("HOOK_COMPLETED") == 1
-    assert mannered.kinds("sleeps").count("HOOK_COMPLETED") == 1
+# --- interrupts -----------------------------------------------------------------------------------
 
 
-def test_a_violation_is_retried_where_the_policy_allows(mannered):
-    kinds = mannered.kinds("needs_a_second_attempt")
-    assert kinds.count("STEP_UP_FOR_RETRY") == 1
-    assert kinds.count("STEP_RESTARTED") == 1
-    assert "STEP_SUCCESS" in kinds
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["boxed", "stock"])
+def test_a_cancelled_run_ends_its_step_as_interrupted(tmp_path, executor):
+    config = {"grace": 1.0, "audit": "off"} if executor == "boxed" else FORKSERVER
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "survivor.py"), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+        text=True,
+    )
+    process.stdin.write(json.dumps(["parity_jobs", f"cancelled_{executor}", config]))
+    process.stdin.close()
+    until = time.monotonic() + 120
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        while True:
+            assert time.monotonic() < until, "the step did not start"
+            time.sleep(0.2)
+            runs = instance.get_runs()
+            logs = instance.all_logs(runs[0].run_id) if runs else []
+            if any(entry.user_message.startswith("pid ") for entry in logs):
+                break
+        # What the launcher does first when a run is cancelled from the UI.
+        instance.report_run_canceling(runs[0])
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert instance.get_run_by_id(runs[0].run_id).status is DagsterRunStatus.CANCELED
+        events = [entry.dagster_event for entry in instance.all_logs(runs[0].run_id)]
+        [failure] = [event for event in events if event is not None and event.is_step_failure]
+    assert failure.step_key == "waits"
+    assert failure.step_failure_data.error.cls_name == "DagsterExecutionInterruptedError"
+    assert failure.step_failure_data.error_source.value == "INTERRUPT"

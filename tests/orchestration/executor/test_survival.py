@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 
@@ -27,12 +29,17 @@ class Started:
     """A run in a process of its own, with its three steps at work."""
 
     def __init__(self, folder: Path, backend: str) -> None:
+        config = {"audit": "off", "backend": backend, "grace": 0.5, "max_concurrent": 3}
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "survivor.py"), str(folder), "waits", backend],
+            [sys.executable, str(HERE / "survivor.py"), str(folder)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(HERE)},
+            text=True,
         )
+        self.process.stdin.write(json.dumps(["jobs", "waits", config]))
+        self.process.stdin.close()
         self.folder = folder
         self.pids = self._wait_for_pids()
 
@@ -74,6 +81,29 @@ def test_a_run_whose_process_is_killed_leaves_nothing_behind(tmp_path, backend):
         time.sleep(0.05)
     assert started.alive() == []
     assert started.groups() == []
+
+
+def test_a_run_killed_while_its_zygote_gets_warm_leaves_nothing_behind(tmp_path):
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(120)\n")
+    run = subprocess.Popen(
+        [sys.executable, str(HERE / "survivor.py"), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{tmp_path}"},
+        text=True,
+    )
+    config = {"audit": "off", "preload_modules": ["slow_to_import"]}
+    run.stdin.write(json.dumps(["jobs", "waits", config]))
+    run.stdin.close()
+    until = time.monotonic() + 60
+    while not (family := psutil.Process(run.pid).children(recursive=True)):
+        assert time.monotonic() < until and run.poll() is None
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
 
 
 def test_a_cancelled_run_ends_steps_that_listen_and_steps_that_do_not(tmp_path):

@@ -1,12 +1,24 @@
-"""Every way a limit can be passed ends the step with the right violation, and only that step."""
+"""Every way a limit can be passed ends the step with the right violation, and only that step.
+
+One run on PostgreSQL has an op for each way. What is said of each is looked for in every place it
+must stand in: the event log, what the UI asks for, the audit chain, ``step_usage``.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
 import jobs
 import pytest
+from books import Recorded, recorded
 from dagster import DagsterEventType
 
 from secmon_dagster.limits import probe
+
+# Its tests look at the same run, which each worker would otherwise execute anew.
+pytestmark = pytest.mark.xdist_group("executor-violations")
 
 CAPABILITIES = probe()
 HARD = CAPABILITIES.hard_limits
@@ -17,53 +29,150 @@ TIME = "time_limit_exceeded"
 CPU = "cpu_limit_exceeded"
 ACCESS = "unauthorized_access"
 
+
+@dataclass(frozen=True)
+class Row:
+    """A way to pass a limit: its op, and what must be said of it."""
+
+    step: str
+    violation: str
+    severity: str
+    event_type: str
+    limit: float
+    evidence: str = ""
+    """A counter that is above zero in the evidence of control groups."""
+    words: str = ""
+
+
+MB_64 = 64 * jobs.MB
 ROWS = [
-    ("memory_in_a_child", MEMORY, "high"),
-    ("memory_in_a_grandchild_that_forked_twice", MEMORY, "high"),
-    ("memory_leaks_slowly", MEMORY, "high"),
-    ("memory_in_files", MEMORY, "high"),
-    ("time_in_python", TIME, "high"),
-    ("time_in_c_holding_the_gil", TIME, "high"),
-    ("sustained_cpu", CPU, "high"),
-    ("fork_bomb", ACCESS, "critical"),
-    ("network_by_tcp", ACCESS, "critical"),
-    ("network_by_udp", ACCESS, "critical"),
-    ("network_by_dns", ACCESS, "critical"),
-    ("network_by_ipv6", ACCESS, "critical"),
-    ("network_by_abstract_socket", ACCESS, "critical"),
+    Row("memory_in_the_op", MEMORY, "high", "job.memory_limit", MB_64, "oom_kill"),
+    Row("memory_in_a_child", MEMORY, "high", "job.memory_limit", MB_64, "oom_kill"),
+    Row(
+        "memory_in_a_grandchild_that_forked_twice",
+        *(MEMORY, "high", "job.memory_limit", MB_64, "oom_kill"),
+    ),
+    Row("memory_leaks_slowly", MEMORY, "high", "job.memory_limit", MB_64, "oom_kill"),
+    Row("memory_in_files", MEMORY, "high", "job.memory_limit", MB_64, "oom_kill"),
+    Row("time_in_python", TIME, "high", "job.timeout", 1),
+    Row("time_in_c_holding_the_gil", TIME, "high", "job.timeout", 1),
+    Row("time_ignoring_sigterm", TIME, "high", "job.timeout", 1),
+    Row("sustained_cpu", CPU, "high", "resource.violation", 10, "nr_throttled"),
+    Row("fork_bomb", ACCESS, "critical", "security.violation", 30, "forks_refused"),
+    Row(
+        "network_by_tcp",
+        *(ACCESS, "critical", "security.violation", 0),
+        words="192.0.2.1:80 (AF_INET, connect)",
+    ),
+    Row(
+        "network_by_udp",
+        *(ACCESS, "critical", "security.violation", 0),
+        words="192.0.2.1:53 (AF_INET, sendto)",
+    ),
+    Row("network_by_dns", ACCESS, "critical", "security.violation", 0, words=":53 (AF_INET"),
+    Row(
+        "network_by_ipv6",
+        *(ACCESS, "critical", "security.violation", 0),
+        words="[2001:db8::1]:80 (AF_INET6, connect)",
+    ),
+    Row(
+        "network_by_abstract_socket",
+        *(ACCESS, "critical", "security.violation", 0),
+        words="@secmon-test (AF_UNIX, connect)",
+    ),
 ]
 NOT_SAMPLED = {"memory_in_files"}  # files in memory belong to no process
-
 
 # Where there is a better one, the sampled back end waits for --slow.
 SAMPLED = pytest.param("sampled", marks=[pytest.mark.slow] if HARD else [])
 
 
 @pytest.fixture(scope="module", params=[CAPABILITIES.backend, SAMPLED] if HARD else [SAMPLED])
-def rows(run, request):
-    config = {"backend": request.param, "monitor_interval": 0.4, "max_concurrent": 4}
-    return request.param, run(jobs.rows, config=config)
+def rows(new_database, tmp_path_factory, request):
+    config = {
+        "backend": request.param,
+        "monitor_interval": 0.4,
+        "max_concurrent": 4,
+        "grace": 1.0,
+    }
+    with new_database() as database, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SECMON_DATABASE_URL", database.url)
+        folder = tmp_path_factory.mktemp("rows")
+        with recorded(jobs.rows, config, database, folder) as found:
+            yield found
 
 
-@pytest.mark.parametrize(("step", "kind", "severity"), ROWS, ids=[row[0] for row in ROWS])
-def test_the_step_ends_with_the_right_violation(rows, step, kind, severity):
-    backend, done = rows
-    if backend == "sampled" and step in NOT_SAMPLED:
+@pytest.fixture(params=ROWS, ids=[row.step for row in ROWS])
+def row(request, rows):
+    if rows.backend == "sampled" and request.param.step in NOT_SAMPLED:
         pytest.skip("sampling doesn't count files in memory, and says so")
-    if step.startswith("network") and not NETWORK:
+    if request.param.step.startswith("network") and not NETWORK:
         pytest.skip("no network namespaces or no system-call filters here")
-    metadata = done.failure(step).user_failure_data.metadata
-    assert metadata["violation"].value == kind
-    assert metadata["severity"].value == severity
-    assert metadata["enforcement"].value == backend
+    return request.param
+
+
+def checked(row: Row, backend: str, said: dict[str, Any]) -> None:
+    """The same facts, whichever place said them."""
+    assert said["violation"] == row.violation
+    assert said["severity"] == row.severity
+    assert said["enforcement"] == backend
+    assert said["limit"] == row.limit
+    if row.violation in (MEMORY, TIME):
+        assert said["observed"] >= 0.9 * row.limit
+    if row.evidence and backend != "sampled":
+        assert said["evidence"][row.evidence] > 0
+
+
+def test_the_step_fails_with_the_violation_its_severity_and_its_evidence(rows, row):
+    failure = rows.run.failure(row.step)
+    assert failure.user_failure_data.label == "resource-limit"
+    metadata = failure.user_failure_data.metadata
+    checked(row, rows.backend, {name: value.value for name, value in metadata.items()})
+    assert row.words in failure.error.message
+
+
+def test_an_engine_event_says_so_before_the_failure(rows, row):
+    kinds = [
+        (event.event_type, "violation" in event.event_specific_data.metadata)
+        for event in rows.run.events(step=row.step)
+        if event.event_type in (DagsterEventType.ENGINE_EVENT, DagsterEventType.STEP_FAILURE)
+        and hasattr(event.event_specific_data, "metadata")
+    ]
+    assert kinds[0] == (DagsterEventType.ENGINE_EVENT, True)
+
+
+def test_the_ui_is_given_it_as_metadata_of_the_failure(rows, row):
+    shown = rows.shown[row.step]
+    assert shown["label"] == "resource-limit"
+    checked(row, rows.backend, shown["metadata"])
+
+
+def test_the_audit_chain_has_an_entry_of_it(rows, row):
+    [entry] = [
+        entry
+        for entry in rows.entries
+        if entry["job_id"] == row.step and entry["metadata"]["action"] == "LIMIT_VIOLATION"
+    ]
+    assert (entry["event_type"], entry["level"]) == (row.event_type, "critical")
+    details = entry["details"]
+    checked(row, rows.backend, {**details, "violation": details["type"]})
+    if row.violation == TIME:
+        assert details["timeoutMs"] == 1000
+
+
+def test_its_usage_is_kept_with_what_ended_it(rows, row):
+    usage = rows.usage[row.step]
+    assert (usage["outcome"], usage["violation"]) == ("failure", row.violation)
+    assert usage["enforcement"] == rows.backend
+    assert usage["wall_seconds"] > 0
+    assert usage["user_id"] == "ada"
 
 
 def test_a_limit_that_is_only_watched_is_a_warning_and_the_step_succeeds(rows):
-    _, done = rows
-    assert "STEP_SUCCESS" in done.kinds("sustained_cpu_watched")
+    assert "STEP_SUCCESS" in rows.run.kinds("sustained_cpu_watched")
     warned = [
         event.event_specific_data.metadata
-        for event in done.events(DagsterEventType.ENGINE_EVENT, "sustained_cpu_watched")
+        for event in rows.run.events(DagsterEventType.ENGINE_EVENT, "sustained_cpu_watched")
         if "violation" in event.event_specific_data.metadata
     ]
     assert [metadata["severity"].value for metadata in warned] == ["medium"]
@@ -71,77 +180,36 @@ def test_a_limit_that_is_only_watched_is_a_warning_and_the_step_succeeds(rows):
 
 
 def test_the_other_steps_of_the_run_go_on(rows):
-    _, done = rows
-    assert "STEP_SUCCESS" in done.kinds("one")
-    assert "STEP_SUCCESS" in done.kinds("no_network_and_content")
+    assert "STEP_SUCCESS" in rows.run.kinds("one")
+    assert "STEP_SUCCESS" in rows.run.kinds("no_network_and_content")
 
 
-def test_an_attempt_names_where_it_went(rows):
-    if not NETWORK:
-        pytest.skip("no network namespaces or no system-call filters here")
-    _, done = rows
-    assert "192.0.2.1:80 (AF_INET, connect)" in done.failure("network_by_tcp").error.message
+def test_a_layer_that_denies_the_network_keeps_the_secrets_of_the_run_from_its_steps(rows):
+    assert "STEP_SUCCESS" in rows.run.kinds("sees_the_secrets_of_the_run")
+    if not CAPABILITIES.network_namespaces:
+        pytest.skip("no network namespaces here")
+    assert "STEP_SUCCESS" in rows.run.kinds("sees_no_secret_in_a_layer_without_network")
 
 
-def test_nothing_is_left_behind(rows):
-    from secmon_dagster.limits.backends.hierarchy import find_hierarchies
-
-    found = find_hierarchies()
-    import os
-
-    ours = f"secmon-{os.getpid()}-*"
-    assert not [entry for base in found.version1.values() for entry in base.glob(ours)]
+def test_the_run_fails_for_its_steps_and_not_for_an_exception(rows):
+    [failed] = rows.run.events(DagsterEventType.RUN_FAILURE)
+    assert failed.job_failure_data.failure_reason.value == "STEP_FAILURE"
+    assert rows.run.instance.get_run_by_id(rows.run.result.run_id).status is (
+        dg.DagsterRunStatus.FAILURE
+    )
 
 
-@pytest.fixture(scope="module")
-def hostile(run):
-    return run(jobs.hostile, config={"monitor_interval": 0.4, "max_concurrent": 3})
+def test_the_run_and_its_steps_are_entries_of_a_chain_that_verifies(rows):
+    found = {(entry["event_type"], entry["level"], entry["job_id"]) for entry in rows.entries}
+    assert ("execution.start", "info", None) in found
+    assert ("execution.failed", "error", None) in found
+    assert ("job.start", "info", "one") in found
+    assert ("job.complete", "info", "one") in found
+    assert ("job.failed", "error", "time_in_python") in found
+    assert rows.chain_is_valid
+    assert rows.usage["one"]["outcome"] == "success"
 
 
-@pytest.mark.parametrize("step", ["writes_garbage", "sends_a_frame_of_nonsense"])
-def test_bytes_that_are_no_events_end_their_sender(hostile, step):
-    assert hostile.violation(step) == ACCESS
-
-
-def test_an_event_in_the_name_of_the_run_ends_its_sender(hostile):
-    assert hostile.violation("forges_the_success_of_another") == ACCESS
-    assert "PIPELINE_START" in hostile.failure("forges_the_success_of_another").error.message
-
-
-@pytest.mark.parametrize(
-    ("step", "words"),
-    [
-        ("closes_all_descriptors", "exited with 1"),
-        ("exits_without_a_word", "exited with 0 before the step was over"),
-        ("exits_with_seven", "exited with 7"),
-    ],
-)
-def test_a_step_that_ends_without_a_word_fails_with_how_it_ended(hostile, step, words):
-    assert words in hostile.failure(step).error.message
-    assert hostile.violation(step) is None
-
-
-def test_killing_the_process_that_starts_steps_stops_neither_run_nor_steps(hostile):
-    assert "STEP_SUCCESS" in hostile.kinds("kills_its_parent")
-    assert "STEP_SUCCESS" in hostile.kinds("one")
-
-
-def test_a_daemon_ends_with_its_step(hostile, instance):
-    messages = [entry.user_message for entry in instance.all_logs(hostile.result.run_id)]
-    [told] = [text for text in messages if text.startswith("daemon ")]
-    from secmon_dagster.limits.proc import stat_of
-
-    left = stat_of(int(told.split()[1]))
-    assert left is None or left.state == "Z"
-
-
-def test_success_is_not_believed_when_a_child_ran_out_of_memory(hostile):
-    if not HARD:
-        pytest.skip("sampling may look too late")
-    assert hostile.violation("succeeds_while_a_child_is_out_of_memory") == MEMORY
-    assert "STEP_SUCCESS" not in hostile.kinds("succeeds_while_a_child_is_out_of_memory")
-
-
-def test_a_flood_of_events_arrives_whole(hostile, instance):
-    messages = [entry.user_message for entry in instance.all_logs(hostile.result.run_id)]
-    assert sum(len(text) for text in messages if text.startswith("xxx")) == 20 * jobs.MB
+def test_no_group_and_no_process_is_left(rows: Recorded):
+    assert rows.groups_left == []
+    assert rows.children_left == []

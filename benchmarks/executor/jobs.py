@@ -1,7 +1,14 @@
 """The jobs that are compared: twenty trivial ops in a chain or side by side, and mapped ones."""
 
+import mmap
+import struct
+import sys
+import time
+from pathlib import Path
+
 import dagster as dg
 
+from secmon_dagster.limits import limits
 from secmon_dagster.orchestration.executor import resource_limit_executor
 
 STEPS = 20
@@ -78,3 +85,30 @@ def parallel_boxed():
 
 def mapped_boxed():
     return make(mapped, "boxed")
+
+
+@dg.op
+def loaded() -> list[str]:
+    """What a step finds imported: the zygote's modules, for a fair list to preload elsewhere."""
+    return sorted(name for name in sys.modules if not name.startswith("__"))
+
+
+@dg.job(executor_def=resource_limit_executor)
+def modules_boxed():
+    loaded()
+
+
+@dg.op(tags=limits(memory="64MiB"), config_schema={"clock": str})
+def over_its_memory(context):
+    """Writes down the time between allocations, so that the last one is when it was ended."""
+    with Path(context.op_config["clock"]).open("r+b") as file:
+        clock = mmap.mmap(file.fileno(), 8)
+    kept = []
+    while True:
+        kept.append(bytearray(1 << 20))
+        clock[:] = struct.pack("d", time.time())
+
+
+@dg.job(executor_def=resource_limit_executor)
+def violating_boxed():
+    over_its_memory()

@@ -1,0 +1,1 @@
+"""Steps in boxes against Dagster's own executors, and what the boxes themselves cost and hold."""

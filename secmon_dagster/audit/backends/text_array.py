@@ -1,0 +1,38 @@
+"""Columns of a batch as ``text[]`` parameters.
+
+The driver's own arrays are adapted value by value, which cost a lone append a third of its time.
+The elements of a binary array are encoded as an entry's fields are (see ``encoding``).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+from secmon_dagster.audit.encoding import encode_fields
+
+# Object ids of PostgreSQL's built-in types; they never change.
+TEXT_OID, TEXT_ARRAY_OID = 25, 1009
+
+
+@dataclass(frozen=True, slots=True)
+class TextArray:
+    """A one-dimensional array of texts and NULLs."""
+
+    values: list[str | None]
+
+
+class TextArrayDumper(Dumper):
+    """``array_recv``'s format: dimensions, NULLs, element type, length, bound, elements."""
+
+    format = Format.BINARY
+    oid = TEXT_ARRAY_OID
+
+    def dump(self, obj: TextArray) -> Buffer:
+        values = obj.values
+        header = struct.pack(">iiiii", 1, None in values, TEXT_OID, len(values), 1)
+        return header + encode_fields(values)
