@@ -90,13 +90,14 @@ class PickleRules:
 
     def contained(self, items: Iterable[Any], at: int) -> None:
         """Confined imports may not be put into anything or given to anybody."""
-        pending = [*items]
+        pending = [items]
         while pending:
-            item = pending.pop()
-            if isinstance(item, tuple):
-                pending += item
-            elif isinstance(item, Global) and item in CONFINED:
-                self.suspicious("import-handed-on", f"the import {item} is handed on", at)
+            for item in pending.pop():
+                kind = type(item)
+                if kind is tuple:
+                    pending.append(item)
+                elif kind is Global and item in CONFINED:
+                    self.suspicious("import-handed-on", f"the import {item} is handed on", at)
 
     def called(
         self, callee: Any, arguments: Any, at: int, *, constructor: bool
