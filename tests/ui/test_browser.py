@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
@@ -26,6 +30,14 @@ def ask(platform, query: str) -> dict[str, Any]:
     answer = httpx.post(f"{platform.ui}/graphql", json={"query": query}, timeout=60).json()
     assert "errors" not in answer, answer["errors"]
     return answer["data"]
+
+
+def secmon(platform, *arguments: str) -> str:
+    """What the command line prints, asked about this platform."""
+    command = [str(Path(sys.executable).parent / "secmon"), *arguments]
+    return subprocess.run(
+        command, env=platform.environment, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def wait_for_text(browser, *texts: str, seconds: float = 60) -> None:
@@ -139,6 +151,49 @@ def test_the_evaluation_page_shows_metrics_and_plots_their_history(browser, ui, 
     click(browser, "Plots")
     WebDriverWait(browser, 30).until(seen.presence_of_element_located((By.TAG_NAME, "canvas")))
     screenshot(browser, "metric-history")
+
+
+def test_release_alone_launched_as_the_ui_does_never_releases_swapped_bytes(platform, ui, run_id):
+    assert end_of(platform, run_id) == "SUCCESS"
+    home = Path(platform.environment["SECMON_HOME"])
+    released = home / "released" / "wine"
+    before = {path.name: path.read_bytes() for path in released.iterdir()}
+    with psycopg.connect(secmon(platform, "db", "url").strip()) as connection:
+        ((stored,),) = connection.execute(
+            "SELECT a.path FROM secmon.models m JOIN secmon.artifacts a ON a.id = m.artifact_id"
+            " WHERE m.model_id = 'wine'"
+        )
+    genuine = Path(stored).read_bytes()
+    Path(stored).write_bytes(genuine + b"x")
+    try:
+        launched = ask(
+            platform,
+            """mutation { launchRun(executionParams: {
+                 selector: {repositoryLocationName: "secmon_dagster",
+                            repositoryName: "__repository__",
+                            jobName: "secure_training_pipeline",
+                            assetSelection: [{path: ["wine", "release"]}],
+                            assetCheckSelection: []},
+                 runConfigData: "{}" }) {
+                 __typename
+                 ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+        )
+        alone = launched["launchRun"]["run"]["runId"]
+        assert end_of(platform, alone) == "FAILURE"
+    finally:
+        Path(stored).write_bytes(genuine)
+    failed = ask(
+        platform,
+        f"""{{ runOrError(runId: "{alone}") {{ ... on Run {{ eventConnection {{ events {{
+             ... on ExecutionStepFailureEvent {{ stepKey error {{ message }} }} }} }} }} }} }}""",
+    )
+    ((step, reason),) = [
+        (event["stepKey"], event["error"]["message"])
+        for event in failed["runOrError"]["eventConnection"]["events"]
+        if event
+    ]
+    assert step == "wine__release" and "SHA-256" in reason
+    assert {path.name: path.read_bytes() for path in released.iterdir()} == before
 
 
 def test_the_drift_page_plots_each_features_psi(platform, browser, ui, run_id):
