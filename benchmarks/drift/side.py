@@ -84,7 +84,9 @@ def evidently_functions() -> dict[str, float]:
         psi_stat_test,
         wasserstein_stat_test,
     )
+    from evidently.legacy.core import ColumnType
 
+    numeric_column = ColumnType.Numerical  # given as text it would count every value as a category
     reference, current = frames()
     tests = {
         "psi": psi_stat_test,
@@ -95,7 +97,7 @@ def evidently_functions() -> dict[str, float]:
     result = {
         name: cpu(
             lambda test=test: [
-                test.func(reference[c], current[c], "num", 0.1) for c in reference.columns
+                test.func(reference[c], current[c], numeric_column, 0.1) for c in reference.columns
             ]
         )
         for name, test in tests.items()

@@ -58,7 +58,8 @@ class Transport:
         offered = headers.get("x-request-id", "")
         # Only an id that can't break a header or a log line is taken over.
         request_id = offered if _REQUEST_ID.fullmatch(offered) else str(uuid.uuid4())
-        state = scope.setdefault("state", {})
+        # Its own, whatever the server does: who calls is kept there.
+        state = scope["state"] = dict(scope.get("state", {}))
         state["request_id"] = request_id
         started, status = time.perf_counter(), 0
 

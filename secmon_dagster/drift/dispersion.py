@@ -29,62 +29,68 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
 
-_SHORTEST = 20
+_SHORTEST = 8
+_FEWEST_ROWS = 640
+_LEVELS = 16
 _COARSEST = 8
 _SIGNIFICANT = 1e-4
 # Blocks four times as long: four times the excess for sorted rows, about the same for a stream.
 _STILL_GROWING = 2.5
 _WINDOW_BLOCKS = 8
-_VISIBLE = 1.5
+_VISIBLE = 2.0
 
 
 @dataclass(frozen=True)
 class Dispersion:
-    """Block lengths, ascending; at each the ratio to independent rows; the degrees of freedom."""
+    """By block length, ascending: the ratio to independent rows, and the degrees of freedom."""
 
     rows: tuple[int, ...]
     ratios: tuple[float, ...]
-    degrees: float
+    degrees: tuple[float, ...]
 
     def ratio(self, rows: float) -> float:
         """By how much a window of that length differs more than independent rows; at least 1."""
-        found = np.interp(np.log(max(rows, 1)), np.log(self.rows), self.ratios)
-        return max(1.0, float(found))
+        return max(1.0, self._at(rows, self.ratios))
+
+    def _at(self, rows: float, values: tuple[float, ...]) -> float:
+        return float(np.interp(np.log(max(rows, 1)), np.log(self.rows), values))
 
     def applies(self, clustering: float | None, rows: int) -> bool:
         """Whether a window of that length is of the reference's kind; see :func:`clustering`."""
-        expected = self.ratio(rows / _WINDOW_BLOCKS)
+        # What its parts differ by from one another is what they and the whole differ by from all.
+        parts = _WINDOW_BLOCKS * self.ratio(rows / _WINDOW_BLOCKS) - self.ratio(rows)
+        expected = parts / (_WINDOW_BLOCKS - 1)
         if clustering is None or expected < _VISIBLE:
             return True
-        return clustering >= 1 + (expected - 1) / 4
+        return clustering >= 1 + (expected - 1) / 5
 
     def p_value(self, chi2: float, cells: int, rows: int) -> float:
         """How often such a window differs by this Pearson statistic or more by chance."""
         from scipy.stats import f
 
         scaled = chi2 / (self.ratio(rows) * max(cells - 1, 1))
-        return float(f.sf(scaled, self.degrees, self._known_by(rows)))
+        return float(f.sf(scaled, self._at(rows, self.degrees), self._known_by(rows)))
 
     def widening(self, cells: int, rows: int, confidence: float) -> float:
         """The factor on the quantile that independent rows give; at least 1."""
         from scipy.stats import chi2, f
 
         df = max(cells - 1, 1)
-        quantile = float(f.ppf(confidence, self.degrees, self._known_by(rows)))
+        quantile = float(f.ppf(confidence, self._at(rows, self.degrees), self._known_by(rows)))
         return max(1.0, self.ratio(rows) * df * quantile / float(chi2.ppf(confidence, df)))
 
     def _known_by(self, rows: int) -> float:
         """Degrees of freedom of the ratio itself, which so many blocks are the evidence for."""
-        return max(1.0, self.rows[-1] * _COARSEST / rows) * self.degrees
+        return max(1.0, self.rows[-1] * _COARSEST / rows) * self._at(rows, self.degrees)
 
     def to_json(self) -> dict[str, Any]:
         """JSON types."""
-        return {"rows": list(self.rows), "ratios": list(self.ratios), "degrees": self.degrees}
+        return {name: list(getattr(self, name)) for name in ("rows", "ratios", "degrees")}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Dispersion:
         """The value :meth:`to_json` came from."""
-        return cls(tuple(body["rows"]), tuple(body["ratios"]), float(body["degrees"]))
+        return cls(tuple(body["rows"]), tuple(body["ratios"]), tuple(body["degrees"]))
 
 
 def dispersion(codes: Codes) -> Dispersion | None:
@@ -94,28 +100,34 @@ def dispersion(codes: Codes) -> Dispersion | None:
         codes: The cell of each row, in the rows' order, shape ``(n,)``, 0 and up.
     """
     n = len(codes)
-    if n < _COARSEST * 4 * _SHORTEST or codes.min() == codes.max():
+    if n < _FEWEST_ROWS or codes.min() == codes.max():
         return None
-    lengths: list[int] = []
-    length = n // _COARSEST
-    while length >= _SHORTEST and len(lengths) < 8:
-        lengths.append(length)
-        length //= 2
+    longest = n / _COARSEST
+    levels = min(_LEVELS, 1 + int(2 * np.log2(longest / _SHORTEST)))
+    lengths = [int(longest / 2 ** (level / 2)) for level in range(levels)]
     blocks = [_block_chi2(codes, length) for length in lengths]
     df = len(np.unique(codes)) - 1
     ratios = [float(found.mean()) / df for found in blocks]
     if not _depends_on_order(blocks, df) or _keeps_growing(ratios):
         return None
-    spread = [
-        (len(found), float(found.var(ddof=1)) / (2 * float(found.mean()) ** 2))
-        for found in blocks[:3]
-    ]
-    inverse = sum(weight * each for weight, each in spread) / sum(weight for weight, _ in spread)
-    degrees = float(np.clip(1 / max(inverse, 1e-9), 1.0, df))
     return Dispersion(
-        tuple(reversed(lengths)), tuple(round(each, 6) for each in reversed(ratios)),
-        round(degrees, 6),
-    )  # fmt: skip
+        tuple(reversed(lengths)),
+        tuple(round(ratio, 6) for ratio in reversed(ratios)),
+        tuple(round(degrees, 6) for degrees in reversed(_degrees(blocks, df))),
+    )
+
+
+def _degrees(blocks: list[Floats], df: int) -> list[float]:
+    """Satterthwaite's degrees of freedom at each length, from it and the two beside it.
+
+    A chi-squared of h degrees has a variance of 2 / h of its squared mean."""
+    weights = np.array([len(found) for found in blocks], dtype=np.float64)
+    inverse = np.array([found.var(ddof=1) / (2 * found.mean() ** 2) for found in blocks])
+    smooth = []
+    for level in range(len(blocks)):
+        near = slice(max(0, level - 1), level + 2)
+        smooth.append(float(np.average(inverse[near], weights=weights[near])))
+    return [float(np.clip(1 / max(each, 1e-9), 1.0, df)) for each in smooth]
 
 
 def clustering(codes: Codes) -> float | None:
@@ -153,5 +165,6 @@ def _depends_on_order(blocks: list[Floats], df: int) -> bool:
 
 
 def _keeps_growing(ratios: list[float]) -> bool:
-    coarse, fine = ratios[0] - 1, ratios[2] - 1
-    return coarse > 0 and (fine <= 0 or coarse / fine > _STILL_GROWING)
+    """Whether the longest blocks differ most, and far more than those a quarter as long."""
+    excess = [ratio - 1 for ratio in ratios]
+    return excess[0] == max(excess) and excess[0] > _STILL_GROWING * max(excess[4], 0.0)

@@ -212,7 +212,7 @@ def _labelled(rows: pd.DataFrame, columns: OutcomeColumns) -> pd.DataFrame:
 
 
 def _is_positive(values: pd.Series, columns: OutcomeColumns) -> Floats:
-    return np.asarray(values == columns.positive, dtype=np.float64)
+    return (values == columns.positive).to_numpy().astype(np.float64)
 
 
 def _scores(rows: pd.DataFrame, name: str) -> pd.Series:
@@ -227,7 +227,8 @@ def _gaps(rows: pd.DataFrame, columns: OutcomeColumns) -> dict[str, list[Gap]]:
         selected = _is_positive(_scores(rows, columns.prediction), columns)
     else:
         assert columns.score is not None
-        selected = np.asarray(_scores(rows, columns.score) >= _SELECTED_FROM, dtype=np.float64)
+        score = _scores(rows, columns.score)
+        selected = (score >= _SELECTED_FROM).to_numpy().astype(np.float64)
     labels = None
     if columns.label is not None and columns.label in rows.columns:
         labels = _is_positive(rows[columns.label], columns)

@@ -119,7 +119,7 @@ def safety_events(rows: pd.DataFrame) -> tuple[SafetyEvent, ...]:
         total = counted.groupby(["event_type", "severity"])["count"].sum().reset_index()
         return tuple(
             SafetyEvent(str(event), SafetySeverity(severity), count=int(times))
-            for event, severity, times in total.itertuples(index=False, name=None)
+            for event, severity, times in total.itertuples(index=False)
         )
     except (TypeError, ValueError) as wrong:
         allowed = ", ".join(SafetySeverity)

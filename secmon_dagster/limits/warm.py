@@ -74,24 +74,31 @@ class WarmZygote:
         try:
             return self._zygote.start(plan, channel, spec)
         except ZygoteLost:
-            self.close()
+            self._kill()
             self._lost()
             raise
 
     def tick(self, now: float) -> None:
         """Give up one that doesn't get warm."""
         if self.warm_until is not None and now >= self.warm_until:
-            self.close()
+            self._kill()
             silent = f"the process that starts steps is not ready after {_PATIENCE:g} s"
             self._failed(ZygoteLost(silent))
 
     def close(self) -> None:
         """Let it go: it ends its children and itself."""
-        if self._zygote is not None:
-            self._selector.unregister(self._zygote)
-            self._zygote.close()
-            self._zygote = None
-            self.warm_until = None
+        if (zygote := self._forgotten()) is not None:
+            zygote.close()
+
+    def _kill(self) -> None:
+        if (zygote := self._forgotten()) is not None:
+            zygote.kill()
+
+    def _forgotten(self) -> Zygote | None:
+        zygote, self._zygote, self.warm_until = self._zygote, None, None
+        if zygote is not None:
+            self._selector.unregister(zygote)
+        return zygote
 
     def _collect(self) -> None:
         zygote = self._zygote
@@ -101,7 +108,7 @@ class WarmZygote:
             exits = zygote.exits()
         except ZygoteLost as gone:
             was_ready = zygote.ready
-            self.close()
+            self._kill()
             if was_ready:
                 self._lost()
             else:

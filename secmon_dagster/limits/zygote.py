@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,11 @@ FDS_PER_START = 2
 Handler = Callable[[bytes, socket.socket], int]
 """Runs in the child: takes the specification and the channel, returns an exit code."""
 
-_PATIENCE = 60.0
+_PATIENCE = 10.0
 """Seconds in which a warm zygote must have forked; it has nothing else to do."""
+
+_LAST_ACTS = 30.0
+_LOOK_AGAIN = 0.005
 
 
 class ZygoteLost(LimitsError):  # noqa: N818 - what happened, read as a participle
@@ -161,9 +165,22 @@ class Zygote:
         return found
 
     def close(self) -> None:
-        """Let it go: it ends its children and itself."""
+        """Let it go: it ends its children and itself. One that doesn't in time is ended."""
         self._control.socket.close()
+        # While it imports it has no children and doesn't listen.
+        until = time.monotonic() + (_LAST_ACTS if self.ready else 0.0)
         with contextlib.suppress(ChildProcessError):
+            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() >= until:
+                    self.kill()
+                    return
+                time.sleep(_LOOK_AGAIN)
+
+    def kill(self) -> None:
+        """End it and leave its children alone; they come to the nearest subreaper above it."""
+        self._control.socket.close()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
     def _expect(self, operation: str) -> dict[str, Any]:

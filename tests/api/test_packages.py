@@ -102,32 +102,52 @@ def test_a_warning_is_sent_and_says_so(client, key, scripts, model):
     assert "describedby" in answer.headers["link"]
 
 
+STATUSES = {
+    0: (200, None), 1: (200, None), 2: (403, "artifact-blocked"), 3: (403, "artifact-blocked"),
+    77: (403, "artifact-blocked"), 254: (403, "artifact-blocked"), 124: (503, "check-timeout"),
+    127: (500, "gate-misconfigured"), 255: (500, "gate-misconfigured"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["py", "js"])
+def test_the_status_of_each_exit_code(client, key, scripts, model, language):
+    if language == "js" and shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    answered = {}
+    for code in STATUSES:
+        said = json.dumps({"findings": [], "recommendation": {0: "allow", 1: "warn"}.get(code)})
+        source = {
+            "py": f"import sys\nsys.stderr.write('secret')\nprint('{said}')\nsys.exit({code})",
+            "js": f"console.error('secret'); console.log('{said}'); process.exit({code})",
+        }[language]
+        artifact = add(model, monitoring_script=scripts(source, f"check-{code}.{language}"))
+        answer = client.get(f"/packages/{artifact.id}", headers=key("viewer"))
+        refused = answer.status_code != 200
+        problem = answer.json()["type"].removeprefix("/problems/") if refused else None
+        answered[code] = (answer.status_code, problem)
+        assert ("retry-after" in answer.headers) == (answer.status_code == 503)
+        assert (answer.content == model.read_bytes()) == (not refused)
+        assert not refused or "secret" not in answer.text
+    assert answered == STATUSES
+
+
 @pytest.mark.parametrize(
-    ("source", "name", "status", "problem"),
+    ("source", "status", "problem"),
     [
-        ("import sys\nsys.exit(2)", "check.py", 403, "artifact-blocked"),
-        ("import sys\nsys.exit(77)", "check.py", 403, "artifact-blocked"),
-        ("import time\ntime.sleep(60)", "check.py", 503, "check-timeout"),
-        ("import sys\nsys.exit(124)", "check.py", 503, "check-timeout"),
-        ("import sys\nsys.exit(127)", "check.py", 500, "gate-misconfigured"),
-        ("import sys\nsys.exit(255)", "check.py", 500, "gate-misconfigured"),
-        (
-            "import sys\nsys.stderr.write('secret')\nprint('x')",
-            "check.py",
-            500,
-            "gate-misconfigured",
-        ),
-        ("process.exit(2)", "check.js", 403, "artifact-blocked"),
-        ("process.exit(255)", "check.js", 500, "gate-misconfigured"),
+        ("import time\ntime.sleep(60)", 503, "check-timeout"),
+        ("import sys\nsys.stderr.write('secret')\nprint('x')", 500, "gate-misconfigured"),
+        ("import os\nos.abort()", 500, "gate-misconfigured"),
     ],
 )
-def test_the_status_of_each_row(client, key, scripts, model, source, name, status, problem):
-    if name.endswith(".js") and shutil.which("node") is None:
-        pytest.skip("node is not installed")
-    artifact = add(model, monitoring_script=scripts(source, name))
+def test_the_status_of_a_script_that_misbehaves(
+    client, key, scripts, model, monkeypatch, source, status, problem
+):
+    name = scripts(source)
+    monkeypatch.setenv("MONITORING_TIMEOUT", "0.5" if status == 503 else "4")
+    get_settings.cache_clear()
+    artifact = add(model, monitoring_script=name)
     answer = client.get(f"/packages/{artifact.id}", headers=key("viewer"))
     assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{problem}")
-    assert ("retry-after" in answer.headers) == (status == 503)
     assert "secret" not in answer.text
 
 

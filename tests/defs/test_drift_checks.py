@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from secmon_dagster.database import transaction
 from secmon_dagster.defs.drift.alerts import alert_delivery_sensor, drift_alert_sensor
 from secmon_dagster.defs.drift.checks import CHECK_TAG, drift_check_job, drift_due_sensor
+from secmon_dagster.drift import DriftCheckResult, profile, save_baseline
 from secmon_dagster.drift.history import check_of
 from secmon_dagster.drift.registry import ModelDriftConfig, list_models, register, registered
 from secmon_dagster.orchestration.components.drift_monitor import DriftMonitor, Monitor
@@ -156,6 +157,37 @@ def test_a_window_that_cannot_be_read_fails_its_run_with_one_sentence(
         dg.AssetCheckKey(asset_key("churn"), "drift")
     )
     assert evaluation is not None
+
+
+@pytest.mark.parametrize(
+    ("window", "sentence"),
+    [
+        ({"sql": "select no_such_column from drift_models"}, "no_such_column"),
+        ({"sql": "select 1 as amount where false"}, "has 0 rows"),
+        ({"path": "current.docx"}, "can't be read"),
+        ({"asset": "nowhere"}, "nowhere"),
+        ({"inference_log": True, "last": 500}, "has no rows in this window"),
+    ],
+)
+def test_a_window_whose_source_fails_is_a_failed_check_and_other_models_go_on(
+    database: Any, tmp_path: Path, window: dict[str, Any], sentence: str
+) -> None:
+    frame(seed=2).to_parquet(tmp_path / "good.parquet")
+    save_baseline("broken", "1", profile(frame(seed=1)))
+    save_baseline("well", "1", profile(frame(seed=1)))
+
+    def checked(model_id: str, source: dict[str, Any]) -> DriftCheckResult:
+        def no_asset(key: dg.AssetKey) -> Any:
+            raise FileNotFoundError(key)
+
+        config = ModelDriftConfig(model_id, "1", source={"window": source})
+        return check_model(config, no_asset, check_id=None, due_at=None, run_id="by-hand")
+
+    failed = checked("broken", window)
+    assert failed.status == "failed" and failed.alert_level is None
+    assert failed.error_message is not None and sentence in failed.error_message
+    assert "\n" not in failed.error_message
+    assert checked("well", {"path": str(tmp_path / "good.parquet")}).alert_level == "NORMAL"
 
 
 def test_a_second_run_of_one_due_check_is_refused(

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from secmon_dagster.drift import AlertLevel, FeatureDrift, compare
+from secmon_dagster.drift import AlertLevel, DriftDetector, FeatureDrift, compare
 from secmon_dagster.errors import InvalidInputError
 
 
@@ -155,6 +155,12 @@ def test_a_column_of_the_wrong_kind_is_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         compare(reference, current, kind)
+
+
+def test_columns_the_baseline_never_had_are_named_and_not_judged() -> None:
+    report = DriftDetector({"x": normal(500)}).check({"x": normal(500, seed=1), "y": ["a"] * 500})
+    assert report.extra_columns == ("y",)
+    assert [each.feature for each in report.features] == ["x"]
 
 
 def test_too_many_categories_are_refused() -> None:

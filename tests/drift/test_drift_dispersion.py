@@ -41,6 +41,16 @@ def test_windows_of_a_stream_with_memory_are_no_alarm_until_its_onset() -> None:
     assert after >= 22  # of 24
 
 
+def test_a_window_shorter_than_a_season_is_no_alarm() -> None:
+    hours = np.arange(168 * 30)
+    rng = np.random.default_rng(2)
+    stream = rng.normal(size=len(hours)) + 1.5 * np.sin(2 * np.pi * hours / 168)
+    detector = DriftDetector({"load": stream[: 168 * 20]})
+    windows = stream[168 * 20 :].reshape(-1, 84)
+    assert sum(detector.check({"load": each}).level in ALARMS for each in windows) <= 1
+    assert all(detector.check({"load": each + 4}).level in ALARMS for each in windows)
+
+
 def test_the_same_stream_in_random_order_is_judged_row_by_row() -> None:
     rng = np.random.default_rng(1)
     reference = profile_feature(pd.Series(autoregressive(rng, 8000)), "x")

@@ -106,15 +106,46 @@ def test_example_scheduled_drift_detection(database: Any) -> None:
         alert_callback=lambda model_id, _: told.append(model_id),
     )
     scheduler.start()
-    stats = scheduler.get_statistics()
-    assert stats["failed_executions"] == 0
-    assert stats["alerts_generated"] <= 5
+
+    def monitor_drift_system() -> None:
+        stats = scheduler.get_statistics()
+        if stats["failed_executions"] > 0:
+            told.append("log_alert")
+        if stats["alerts_generated"] > 5:
+            told.append("escalate_to_oncall")
+
+    monitor_drift_system()
     assert told == []
+    scheduler.run_scheduled("fraud_detector", {"transaction_amount": [100, 200]})
+    monitor_drift_system()
+    assert told == ["log_alert"]
+
+
+def test_the_statistics_are_those_the_example_prints(scheduler: DriftScheduler) -> None:
+    reference = {"x": list(range(100))}
+    for name, enabled in (("a", True), ("b", True), ("c", False)):
+        scheduler.configure_model(name, "1", baseline_data=reference, enabled=enabled)
+    calm, shifted, wrong = reference, {"x": [200] * 100}, {"y": [1]}
+    for window in [*[calm] * 41, *[shifted] * 3, wrong]:
+        scheduler.run_scheduled("a", window)
+    printed = {
+        "total_models_configured": 3,
+        "total_models_enabled": 2,
+        "total_executions": 45,
+        "successful_executions": 44,
+        "failed_executions": 1,
+        "alerts_generated": 3,
+        "success_rate": 97.8,
+    }
+    assert printed.items() <= scheduler.get_statistics().items()
 
 
 def test_example_integrated_audit_and_monitoring(database: Any) -> None:
     audit = HashChainAuditLogger()
     scheduler = DriftScheduler()
+
+    notified: list[str] = []
+    tickets: list[str] = []
 
     def handle_drift_alert(model_id: str, alert_details: dict[str, Any]) -> None:
         audit.append_entry(
@@ -124,6 +155,8 @@ def test_example_integrated_audit_and_monitoring(database: Any) -> None:
             resource_id=model_id,
             data=alert_details,
         )
+        notified.append(model_id)
+        tickets.append(f"Critical drift in {model_id}")
 
     scheduler.configure_model(
         model_id="recommendation_engine",
@@ -136,6 +169,8 @@ def test_example_integrated_audit_and_monitoring(database: Any) -> None:
     scheduler.run_scheduled("recommendation_engine", frame(seed=2, shift=2.0))
     trail = audit.get_resource_trail("model", "recommendation_engine")
     assert "CRITICAL_DRIFT_DETECTED" in [entry.action for entry in trail]
+    assert notified == ["recommendation_engine"]
+    assert tickets == ["Critical drift in recommendation_engine"]
     assert audit.verify_chain()["valid"]
 
 

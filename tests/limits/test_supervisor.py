@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from secmon_dagster.limits import ResourceLimits, ViolationType
+from secmon_dagster.limits import ResourceLimits, ViolationType, zygote
 from secmon_dagster.limits.evidence import KillReason
 from secmon_dagster.limits.supervisor import Supervisor
 from secmon_dagster.limits.watched import Decided, Ended, Refused, Started
@@ -112,6 +112,27 @@ def test_processes_go_on_without_the_zygote_they_came_from(told, nursery):
     os.kill(nursery.made[0].pid, signal.SIGKILL)
     _, ended = told.until(Ended, "on")
     assert (ended.violation, ended.signal) == (None, None)
+
+
+def test_a_zygote_that_was_stopped_is_ended_and_replaced(told, nursery, monkeypatch):
+    monkeypatch.setattr(zygote, "_PATIENCE", 0.3)
+    told.start("on", b"import time; time.sleep(1)", ResourceLimits())
+    told.until(Started, "on")
+    os.kill(nursery.made[0].pid, signal.SIGSTOP)
+    told.start("next", b"pass", ResourceLimits())
+    assert told.until(Ended, "next")[1].exit_code == 0
+    assert told.until(Ended, "on")[1].violation is None
+    assert len(nursery.made) == 2
+
+
+def test_a_supervisor_can_be_closed_while_its_zygote_gets_warm(told, nursery):
+    nursery.made.append(None)  # so that the next one takes its time
+    nursery.later_ones_take = PATIENCE
+    told.start("never", SLEEPS, ResourceLimits())
+    told.run_once(0.1)
+    began = time.monotonic()
+    told.end_all()
+    assert time.monotonic() - began < PATIENCE / 2
 
 
 def test_a_zygote_that_can_not_get_warm_is_why_nothing_starts(told, nursery):

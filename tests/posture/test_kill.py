@@ -63,14 +63,16 @@ class Platform:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def kill_a_worker(self) -> None:
+    def kill_a_worker(self) -> bool:
         """The process of a run, told by being a child of the daemon's code server."""
         daemon = psutil.Process(self._running["daemon"].pid)
-        for server in daemon.children(recursive=False):
-            for worker in server.children(recursive=True):
-                if any("multiprocessing.spawn" in word for word in worker.cmdline()):
-                    worker.kill()
-                    return
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+            for server in daemon.children(recursive=False):
+                for worker in server.children(recursive=True):
+                    if any("multiprocessing.spawn" in word for word in worker.cmdline()):
+                        worker.kill()
+                        return True
+        return False
 
     def stop(self) -> None:
         for name in list(self._running):
@@ -247,6 +249,55 @@ def eventually(look: Callable[[], T]) -> T:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     return seen
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_twenty_kills_in_the_middle_of_workflows(platform, tmp_path, record_property):
+    chance, agents = random.Random(3), AgentManagementService()
+    _, key = create_key(Session.open(), user_id="ada", role="operator")
+    give_up_early_on_runs_that_never_started()
+    platform.start("api")
+    platform.start("daemon")
+    asked: dict[str, str] = {}  # execution of each workflow
+    kills: Counter[str] = Counter()
+    next_shot = time.monotonic() + 15
+
+    def open_ones() -> list[str]:
+        return [one for one in asked.values() if agents.get_execution(one).status == "running"]
+
+    while kills.total() < 20 or open_ones():
+        if kills.total() < 20 and len(open_ones()) < 3:
+            parent = four_children(chance.choice(["sequential", "parallel"]))
+            asked[parent] = submit(platform, parent, key, lambda: None)
+        if kills.total() < 20 and time.monotonic() > next_shot:
+            victim = chance.choice(["api", "daemon", "worker", "worker"])
+            if victim == "worker":
+                kills[victim] += platform.kill_a_worker()
+            else:
+                platform.kill(victim)
+                platform.start(victim)
+                kills[victim] += 1
+            next_shot = time.monotonic() + (14 if victim == "daemon" else 2)
+        time.sleep(0.2)
+
+    assert set(kills) == {"api", "daemon", "worker"}
+    for parent, execution_id in asked.items():
+        assert submit(platform, parent, key, lambda: None) == execution_id
+        each_ran_once_or_says_why_not(agents.get_execution(execution_id), tmp_path / "lines")
+    ended = [node.status for one in asked.values() for node in agents.get_execution(one).nodes]
+    record_property("kills", dict(kills))
+    record_property("nodes", dict(Counter(ended)))
+
+
+def give_up_early_on_runs_that_never_started() -> None:
+    """Dagster gives a run whose process died before its first word up after 180 s."""
+    file = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
+    text = file.read_text().replace(
+        "poll_interval_seconds: 30", "poll_interval_seconds: 5\n  start_timeout_seconds: 40"
+    )
+    file.unlink()
+    file.write_text(text)
 
 
 @pytest.mark.slow

@@ -26,7 +26,10 @@ from secmon_dagster.posture import (
     layer_limits,
 )
 from secmon_dagster.posture.approvals import request_approval
+from secmon_dagster.posture.checks import run_all
+from secmon_dagster.posture.evidence import gather
 from secmon_dagster.posture.keys import create_key, revoke_key
+from secmon_dagster.posture.store import insert_checks, set_scores
 from secmon_dagster.settings import PROJECT_ROOT
 
 SEED_QUERIES = [
@@ -196,6 +199,56 @@ def test_a_violation_lowers_the_score_at_once_and_keeps_it_down(security, bot):
     newest = security.get_score_history(bot)
     assert [point.cause for point in newest[:2]] == ["checks", "violation: unauthorized_access"]
     assert (newest[1].status, newest[1].previous) == ("warning", "monitoring")
+
+
+def test_a_violation_noted_while_checks_run_is_not_overruled_by_them(security, bot):
+    noted = threading.Thread(
+        target=security.report_violation, args=(bot, "foreign_rows", Severity.CRITICAL, "tried")
+    )
+    with Session.open().begin() as connection:
+        (evidence,) = gather(connection, [bot])
+        noted.start()
+        noted.join(0.3)
+        insert_checks(connection, {bot: run_all(evidence)})
+        set_scores(connection, {bot: 75.0}, "checks")
+    noted.join()
+    assert security.get_instance_security_profile(bot).security_score == pytest.approx(62.5)
+
+
+def test_all_agents_are_checked_with_the_same_results_as_one_by_one(security, agents, bot):
+    others = [agents.create_instance(f"b{n}", scopes=["act"]).instance_id for n in range(3)]
+    for other in others:
+        security.attach_security_layer_to_instance(other, "strict")
+    agents.create_instance("without a layer")
+    security.log_instance_activity(bot, {"action": "odd", "output": "<script>"})
+    security.log_instance_activity(others[0], {"action": "act", "prompt": "Write"})
+    scores = security.run_all_security_checks()
+    assert set(scores) == {bot, *others}
+    for instance, score in scores.items():
+        together = by_type(security.get_security_checks(instance, limit=6))
+        assert by_type(security.run_security_checks(instance)) == together
+        assert security.get_instance_security_profile(instance).security_score == round(score, 2)
+
+
+def test_an_agent_with_few_acts_is_not_looked_for_among_those_of_a_busy_one(
+    security, agents, bot, database
+):
+    quiet = agents.create_instance("quiet").instance_id
+    with database.admin() as admin:
+        admin.execute("SET search_path = secmon")
+        admin.execute(
+            "INSERT INTO instance_activities (instance_id, action) SELECT %s, 'act' "
+            "FROM generate_series(1, 20000)",
+            (bot,),
+        )
+        admin.execute("ANALYZE instance_activities")  # which says that every act is the busy one's
+        security.log_instance_activity(quiet, {"action": "act"})
+        plan = admin.execute(
+            "EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM instance_activities "
+            "WHERE instance_id = %s ORDER BY at DESC, activity_id DESC LIMIT 500",
+            (quiet,),
+        ).fetchone()[0]
+    assert "Rows Removed by Filter" not in str(plan)
 
 
 def test_a_violation_reported_twice_counts_once(security, bot):

@@ -67,6 +67,12 @@ class Cursor:
         self._at = end + 1
         return line
 
+    def _index_line(self) -> int:
+        line = self._line().strip()
+        if not line.isdigit() or len(line) > 18:
+            raise UnreadableError(f"no memo index is {line[:20]!r} at {self.offset}")
+        return int(line)
+
     def _text_line(self) -> str:
         return self._line().decode("utf-8", "surrogateescape")
 

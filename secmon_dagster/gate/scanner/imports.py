@@ -5,7 +5,9 @@ The tables are ``allowlist/*.toml``, one a library. A table may hold
 * ``[names]``: module = [names], each vetted one by one;
 * ``[classes]``: ``under`` = module prefixes whose capitalised classes are vetted as a whole (the
   sweep test instantiates each under an audit hook), ``except`` = names or modules left out;
-* ``[allocates]``: names whose integer arguments become memory.
+* ``[allocates]``: names whose integer arguments become memory;
+* ``[restored]``: names that may be restored from a state, but open a text they are called with;
+* ``[methods]``: class methods by which classes are restored, ``Class.method``.
 
 What is in no table blocks if it is standard library, lower-case, dotted, or of a package that is
 public and not vetted; a capitalised class of a package nobody knows (a project's own) warns.
@@ -14,6 +16,7 @@ public and not vetted; a capitalised class of a package nobody knows (a project'
 from __future__ import annotations
 
 import _compat_pickle
+import re
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -23,6 +26,10 @@ from functools import cache
 from pathlib import Path
 
 TABLES = Path(__file__).parent / "allowlist"
+
+
+_WORDS = re.compile(r"[A-Z][a-z]+")
+_RUNNING_WORDS = frozenset({"Popen", "Spawn", "Shell", "Exec", "Eval", "Subprocess"})
 
 
 class Standing(StrEnum):
@@ -49,6 +56,8 @@ class ImportPolicy:
     prefixes: list[str] = field(default_factory=list)
     excepted: set[str] = field(default_factory=set)
     allocates: set[tuple[str, str]] = field(default_factory=set)
+    restored: set[tuple[str, str]] = field(default_factory=set)
+    methods: set[tuple[str, str]] = field(default_factory=set)
     public: set[str] = field(default_factory=set)
     strict: bool = False
     _known: dict[tuple[str, str], Judgement] = field(default_factory=dict)
@@ -81,6 +90,8 @@ class ImportPolicy:
             return Judgement(
                 Standing.REFUSED, "belongs to a public package and is not on the allow-list"
             )
+        if _RUNNING_WORDS.intersection(_WORDS.findall(name)) or "subprocess" in module:
+            return Judgement(Standing.REFUSED, "is named for running programs")
         standing = Standing.REFUSED if self.strict else Standing.UNKNOWN
         return Judgement(standing, "is a class nobody vetted")
 
@@ -117,8 +128,9 @@ def _base() -> ImportPolicy:
         classes = table.get("classes", {})
         policy.prefixes += classes.get("under", [])
         policy.excepted.update(classes.get("except", []))
-        for module, names in table.get("allocates", {}).items():
-            policy.allocates.update((module, name) for name in names)
+        for kind in ("allocates", "restored", "methods"):
+            for module, names in table.get(kind, {}).items():
+                getattr(policy, kind).update((module, name) for name in names)
         policy.public.update(table.get("public", {}).get("packages", []))
     return policy
 

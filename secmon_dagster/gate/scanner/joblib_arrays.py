@@ -12,16 +12,17 @@ from typing import Any
 
 from .budget import UnreadableError
 from .dtypes import item_size
-from .pickle_values import Global, Instance, Mapping
+from .pickle_values import WRAPPER_MEMBERS, Global, Instance, Mapping
 from .source import Source
 
-_WRAPPER = Global("joblib.numpy_pickle", "NumpyArrayWrapper")
+WRAPPER = Global("joblib.numpy_pickle", "NumpyArrayWrapper")
+_DTYPE = Global("numpy", "dtype")
 _OBJECTS = 0x01  # NPY_ITEM_REFCOUNT in the flags of a dtype's state
 
 
 def is_array_wrapper(instance: Instance) -> bool:
     """Whether joblib's unpickler would read array bytes after this object."""
-    return instance.maker == _WRAPPER
+    return instance.maker == WRAPPER
 
 
 def array_extent(instance: Instance, source: Source, at: int) -> int | None:
@@ -30,7 +31,10 @@ def array_extent(instance: Instance, source: Source, at: int) -> int | None:
     Raises:
         UnreadableError: the wrapper's state doesn't say how long the array is.
     """
-    state = instance.state.known if isinstance(instance.state, Mapping) else {}
+    built = instance.state
+    if not isinstance(built, Mapping) or built.odd or not WRAPPER_MEMBERS.issuperset(built.known):
+        raise UnreadableError(f"an array wrapper with a state of another kind at {at}")
+    state = built.known
     shape = state.get("shape")
     if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise UnreadableError(f"an array without a shape at {at}")
@@ -40,39 +44,47 @@ def array_extent(instance: Instance, source: Source, at: int) -> int | None:
     count = 1
     for n in shape:
         count *= n
-    padding = 0
-    if state.get("numpy_array_alignment_bytes") is not None:
-        padding = 1 + (source.read(at, 1) or b"\0")[0]
+    aligned = state.get("numpy_array_alignment_bytes")
+    if aligned is not None and not isinstance(aligned, int):
+        raise UnreadableError(f"an array whose alignment is computed at {at}")
+    padding = 0 if aligned is None else 1 + (source.read(at, 1) or b"\0")[0]
     return padding + count * item
 
 
 def _item_size(dtype: Any) -> int | None:
-    """Bytes of one item, None for objects."""
-    if isinstance(dtype, Global):
-        raise UnreadableError(f"an array of {dtype} has no known item size")
-    if not isinstance(dtype, Instance) or not isinstance(dtype.arguments, tuple):
+    """Bytes of one item, None for objects. The code, the size and the flags in a dtype's state have
+    to agree: NumPy believes one or the other, by kind."""
+    if not isinstance(dtype, Instance) or dtype.maker != _DTYPE:
         raise UnreadableError("an array without a dtype")
-    code = dtype.arguments[0] if dtype.arguments else None
+    code = dtype.arguments[0] if isinstance(dtype.arguments, tuple) and dtype.arguments else None
     if not isinstance(code, str):
         raise UnreadableError("an array whose dtype is computed")
-    if _holds_objects(dtype.state):
-        return None
     try:
-        return item_size(code)
+        size = item_size(code)
     except ValueError as unknown:
         raise UnreadableError(str(unknown)) from None
+    if dtype.state is None:
+        return size
+    version, base, fields, stated, flags = _state(dtype.state)
+    objects = size is None or _structure_holds_objects(base, fields)
+    if version not in (3, 4) or (stated not in (-1, size) and size is not None):
+        raise UnreadableError(f"the dtype {code} says {stated} bytes in its state")
+    if objects != bool(flags & _OBJECTS):
+        raise UnreadableError(f"the dtype {code} hides whether it holds objects")
+    return None if objects else size
 
 
-def _holds_objects(state: Any) -> bool:
-    if not isinstance(state, tuple) or len(state) < 8:
-        return False
-    if isinstance(state[7], int) and state[7] & _OBJECTS:
-        return True
-    base = state[2]
-    if isinstance(base, tuple) and base and isinstance(base[0], Instance):
-        return _item_size(base[0]) is None
-    fields = state[4]
-    if not isinstance(fields, Mapping):
-        return False
-    kinds = [part[0] for part in fields.known.values() if isinstance(part, tuple) and part]
-    return any(isinstance(kind, Instance) and _item_size(kind) is None for kind in kinds)
+def _state(state: Any) -> tuple[int, Any, Any, int, int]:
+    """Version, base, fields, item size and flags of a dtype's state."""
+    if isinstance(state, tuple) and len(state) in (8, 9):
+        version, base, fields, stated, flags = state[0], state[2], state[4], state[5], state[7]
+        if all(isinstance(number, int) for number in (version, stated, flags)):
+            return version, base, fields, stated, flags
+    raise UnreadableError("a dtype with a state of another kind")
+
+
+def _structure_holds_objects(base: Any, fields: Any) -> bool:
+    parts = [base] if isinstance(base, tuple) else []
+    if isinstance(fields, Mapping):
+        parts += [part for part in fields.known.values() if isinstance(part, tuple)]
+    return any(part and _item_size(part[0]) is None for part in parts)

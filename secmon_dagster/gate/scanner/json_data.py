@@ -10,6 +10,7 @@ from .keras import judge_keras
 from .python_code import judge_notebook
 from .sniff import suffix_of
 from .source import Source
+from .targets import judge_targets
 from .templates import judge_template
 from .text_data import read_text
 
@@ -29,7 +30,13 @@ def scan_json(scan: Scan, source: Source, where: str, name: str) -> None:
     if isinstance(document, dict) and "cells" in document and "nbformat" in document:
         judge_notebook(scan, document, where)
         return
+    if isinstance(document, dict) and "worksheets" in document:
+        sheets = document["worksheets"]
+        for sheet in sheets if isinstance(sheets, list) else []:
+            if isinstance(sheet, dict) and "cells" in sheet:
+                judge_notebook(scan, sheet, where)
     judge_keras(scan, document, where)
+    judge_targets(scan, text, where)
     pending: list[Any] = [document]
     while pending:
         node = pending.pop()
@@ -47,5 +54,5 @@ def _member(scan: Scan, key: str, value: Any, where: str) -> None:
         scan.report.block("jsonpickle", f"{key} makes Python objects", place)
     elif key in ("auto_map", "custom_pipelines") and value:
         scan.report.warn("remote-code", "asks its loader to run code from beside the model", place)
-    elif isinstance(value, str) and ("template" in key or "{%" in value):
+    elif isinstance(value, str) and ("template" in key or "{%" in value or "{{" in value):
         judge_template(scan, value, place)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 from .context import Scan
@@ -30,6 +31,10 @@ PARTS = frozenset(
 )
 FUNCTION_PARTS = frozenset({"activations", "losses", "metrics", "initializers"})
 MAX_CANDIDATES = 20_000
+_PICKLED_IMPORT = re.compile(
+    rb"c([a-z_][a-z_.0-9]{1,60})\n[A-Za-z_]\w{1,60}\n|\x8c.([a-z_][a-z_.0-9]{1,60})\x94?\x8c.\w+\x94?\x93",
+    re.DOTALL,
+)
 
 
 def judge_keras(scan: Scan, config: Any, where: str) -> None:
@@ -73,12 +78,27 @@ def _judge_object(scan: Scan, node: dict[str, Any], name: str, where: str) -> No
         scan.report.block("keras-function", f"the function {module}.{node.get('config')}", where)
 
 
+def _judge_pickles(scan: Scan, source: Source, where: str) -> None:
+    """PyTables keeps objects as pickles in attributes and rows: those that import block."""
+    at, window = 0, 4 << 20
+    while at < source.size:
+        data = source.read(at, window)
+        for found in _PICKLED_IMPORT.finditer(data):
+            module = (found.group(1) or found.group(2)).decode("ascii")
+            if module.partition(".")[0] in sys.stdlib_module_names:
+                rule, text = "hdf5-pickle", f"holds a pickle that imports from {module}"
+                scan.report.block(rule, text, f"{where}@{at + found.start()}")
+        scan.budget.check_time()
+        at += window - 256 if at + window < source.size else window
+
+
 def scan_hdf5(scan: Scan, source: Source, where: str, name: str) -> None:
     """Judge the JSON texts in an HDF5 file: Keras keeps a model's configuration in attributes.
 
     Attributes are never compressed, so each configuration is a contiguous text.
     """
     scan.report.saw_format("hdf5")
+    _judge_pickles(scan, source, where)
     decoder = json.JSONDecoder()
     window, overlap, at, tried = 16 << 20, 4 << 20, 0, 0
     while at < source.size:

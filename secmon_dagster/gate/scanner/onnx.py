@@ -16,7 +16,7 @@ DOMAINS = frozenset(
         *("com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental"),
     }
 )
-MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
+MODEL_GRAPH, MODEL_TRAINING, MODEL_FUNCTIONS = 7, 20, 25
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
 FUNCTION_NODE = 7
 NODE_OP, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
@@ -37,6 +37,10 @@ def scan_onnx(scan: Scan, source: Source, where: str, name: str) -> None:
             for part in fields(field.body):
                 if part.number == FUNCTION_NODE and part.body is not None:
                     _node(scan, part.body, where)
+        elif field.number == MODEL_TRAINING and field.body is not None:
+            for part in fields(field.body):
+                if part.number in (1, 2) and part.body is not None:
+                    _graph(scan, part.body, where)
     if not graphs:
         raise UnreadableError("an ONNX model without a graph")
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .budget import UnreadableError
 from .pickle_stack import Stack
-from .pickle_values import NATIVE, OPAQUE, Global, Instance, Mapping
+from .pickle_values import NATIVE, OPAQUE, Global, Instance, Mapping, may_be_text
 
 KEPT_TEXT = 4096
 
@@ -176,12 +177,13 @@ class Machine(Stack):
         self._stack.append(items)
 
     def _op_native_of_mark(self) -> None:
-        self._pop_mark()
+        self._check_contained(self._pop_mark())
         self._stack.append(NATIVE)
 
     def _op_dict(self) -> None:
-        made = Mapping()
-        made.fill(self._pop_mark())
+        made, items = Mapping(), self._pop_mark()
+        self._check_contained(items)
+        made.fill(items)
         self._stack.append(made)
 
     def _op_empty_dict(self) -> None:
@@ -196,8 +198,13 @@ class Machine(Stack):
         del self._stack[-count:]
         self._fill_top(items)
 
+    def _check_contained(self, items: list[Any]) -> None:
+        if self._judge.confined:
+            self._judge.contained(items, self.offset)
+
     def _fill_top(self, items: list[Any]) -> None:
         self._fence()
+        self._check_contained(items)
         target = self._stack[-1]
         if isinstance(target, Mapping):
             target.fill(items)
@@ -214,6 +221,8 @@ class Machine(Stack):
         self._fence(2)
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
+            if not (may_be_text(name) and may_be_text(module)):
+                raise UnreadableError(f"an import by something else than names at {self.offset}")
             self._judge.suspicious(
                 "computed-import", "an import whose name is computed", self.offset
             )
@@ -259,12 +268,31 @@ class Machine(Stack):
         target = self._stack[-1]
         self._judge.built(target, state, self.offset)
         length = self._judge.raw_array(target, self.offset)
-        if length:
-            # joblib reads the array from the file, past the frame it has buffered.
-            if self._frame_end not in (None, self.offset):
+        if length is not None:
+            self._read_plainly()
+            # joblib reads the array from the file, past the frame it has buffered, and puts it in
+            # the place of its wrapper.
+            if length and self._frame_end not in (None, self.offset):
                 self._straddle()
             self._frame_end = None
             self._skip(length)
+            self._stack[-1] = OPAQUE
+
+    def _read_plainly(self) -> None:
+        """Go on as an unpickler does that knows nothing of joblib: to it the array is opcodes."""
+        first = self._source.read(self.offset, 1)
+        if not first or (_HANDLERS[first[0]] is None and first != b"."):
+            return
+        trial = self._judge.read_plainly(self.offset)
+        if trial is None:
+            return
+        self._budget.spend_opcodes(len(self._memo) // 8)
+        twin = Machine(self._source, trial, self._budget)
+        twin._stack, twin._marks = self._stack.copy(), self._marks.copy()
+        twin._memo, twin._protocol = self._memo.copy(), self._protocol
+        with suppress(UnreadableError):
+            twin.run(self.offset)
+        self._judge.settle(trial)
 
     def _op_persistent(self, *, line: bool) -> None:
         identity = self._text_line() if line else self._pop()
@@ -278,10 +306,6 @@ class Machine(Stack):
 
     def _op_readonly(self) -> None:
         self._fence()
-
-
-def _drop_mark(machine: Machine) -> None:
-    machine._pop_mark()
 
 
 def _push(value: Any) -> Callable[[Machine], None]:
@@ -306,19 +330,12 @@ def _integer(form: str) -> Callable[[Machine], None]:
     return lambda machine: machine._stack.append(struct.unpack(form, machine._take(size))[0])
 
 
-def _index_line(machine: Machine) -> int:
-    line = machine._line().strip()
-    if not line.isdigit() or len(line) > 18:
-        raise UnreadableError(f"no memo index is {line[:20]!r} at {machine.offset}")
-    return int(line)
-
-
 _BY_OPCODE: dict[bytes, Callable[[Machine], None]] = {
     b"\x80": Machine._op_proto,
     b"\x95": Machine._op_frame,
     b"(": Machine._op_mark,
     b"0": Machine._op_pop,
-    b"1": _drop_mark,
+    b"1": lambda m: m._drop_mark(),
     b"2": Machine._op_dup,
     b"I": Machine._op_int,
     b"L": Machine._op_int,
@@ -359,9 +376,9 @@ _BY_OPCODE: dict[bytes, Callable[[Machine], None]] = {
     b"e": Machine._op_extend,
     b"u": Machine._op_extend,
     b"\x90": Machine._op_extend,
-    b"p": lambda m: m._put(_index_line(m)),
+    b"p": lambda m: m._put(m._index_line()),
     b"r": lambda m: m._put(m._length("<I")),
-    b"g": lambda m: m._push_memo(_index_line(m)),
+    b"g": lambda m: m._push_memo(m._index_line()),
     b"j": lambda m: m._push_memo(m._length("<I")),
     b"c": Machine._op_global,
     b"\x93": Machine._op_stack_global,

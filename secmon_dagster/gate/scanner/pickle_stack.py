@@ -42,6 +42,9 @@ class Stack(Cursor):
         del self._stack[mark:]
         return items
 
+    def _drop_mark(self) -> None:
+        self._pop_mark()
+
     def _put(self, index: int) -> None:
         self._fence()
         if index > len(self._memo) + MEMO_SLACK:

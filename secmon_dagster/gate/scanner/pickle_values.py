@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from .imports import is_class_name
 from .source import Source
 
 KEPT_ITEMS = 512
+# Keys that rules look for; they are kept however many others a mapping has.
+HOOKS = frozenset(
+    {"__setstate__", "__class__", "__dict__", "__reduce__", "__reduce_ex__", "__getstate__"}
+)
+WRAPPER_MEMBERS = frozenset(
+    {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
+)
+WATCHED = HOOKS | WRAPPER_MEMBERS
 
 
 @dataclass(frozen=True)
@@ -33,19 +43,23 @@ class Instance:
 
 
 class Mapping:
-    """A dict, as far as its text keys are concerned."""
+    """A dict, as far as its text keys are concerned. ``odd`` where it has others: a key that is
+    computed may be equal to any text."""
 
-    __slots__ = ("known",)
+    __slots__ = ("known", "odd")
 
     def __init__(self) -> None:
         self.known: dict[str, Any] = {}
+        self.odd = False
 
     def fill(self, items: list[Any]) -> None:
-        """Take alternating keys and values, at most :data:`KEPT_ITEMS` of them."""
-        if len(self.known) < KEPT_ITEMS:
-            for key, value in zip(items[:KEPT_ITEMS:2], items[1:KEPT_ITEMS:2], strict=False):
-                if isinstance(key, str):
-                    self.known[key] = value
+        """Take alternating keys and values: :data:`KEPT_ITEMS`, and all that are watched."""
+        known = self.known
+        for key, value in zip(items[::2], items[1::2], strict=False):
+            if not isinstance(key, str):
+                self.odd = True
+            elif len(known) < KEPT_ITEMS or key in WATCHED:
+                known[key] = value
 
 
 class Opaque:
@@ -56,13 +70,28 @@ OPAQUE: Final = Opaque()
 NATIVE: Final = Opaque()  # a list or a set
 
 
-class Judge(Protocol):
-    """Who hears what a stream does."""
+def may_be_text(value: Any) -> bool:
+    """Whether a value could be a text that names something: a known one, or the result of a call of
+    a function or of ``str``. What classes make is none, and a text too long to be kept no name."""
+    if isinstance(value, Instance):
+        maker = value.maker
+        return value.state is None and (maker is None or not is_class_name(maker.name))
+    return isinstance(value, str)
 
+
+class Judge(Protocol):
+    """Who hears what a stream does. ``confined`` once it named an import that may be called at
+    its place and be nowhere else."""
+
+    confined: bool
+
+    def contained(self, items: Iterable[Any], at: int) -> None: ...
     def imported(self, module: str, name: str, protocol: int, at: int) -> Global: ...
     def suspicious(self, rule: str, message: str, at: int) -> None: ...
-    def called(self, callee: Any, arguments: Any, at: int, *, constructor: bool) -> Instance: ...
+    def called(self, callee: Any, arguments: Any, at: int, *, constructor: bool) -> Any: ...
     def built(self, target: Any, state: Any, at: int) -> None: ...
     def blob(self, source: Source, start: int, length: int) -> None: ...
     def persistent(self, identity: Any, at: int) -> Any: ...
-    def raw_array(self, instance: Any, at: int) -> int: ...
+    def raw_array(self, instance: Any, at: int) -> int | None: ...
+    def read_plainly(self, at: int) -> Judge | None: ...
+    def settle(self, trial: Judge) -> None: ...

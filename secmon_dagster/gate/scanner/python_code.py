@@ -45,6 +45,13 @@ CALLS = frozenset(
     }
 )
 PREFIXES = ("os.exec", "os.spawn", "ctypes.", "subprocess.", "pty.", "socket.", "marshal.")
+HANDLED = frozenset(
+    {"os", "sys", "builtins", "subprocess", "posix", "importlib", "shutil", "ctypes"}
+)
+EMBEDDED = frozenset({"pickle.loads", "dill.loads", "cloudpickle.loads"})
+ENCODINGS = frozenset({"utf-8", "utf8", "utf-8-sig", "ascii", "us-ascii", "latin-1", "latin1",
+                       "iso-8859-1", "iso-8859-15", "cp1252"})  # fmt: skip
+MAX_EVALUATED = 2000
 LOADS = frozenset(
     {
         *("pickle.load", "pickle.loads", "dill.load", "dill.loads", "cloudpickle.load"),
@@ -66,8 +73,14 @@ def scan_python(scan: Scan, source: Source, where: str, name: str) -> None:
         scan.report.block("over-budget", "more than 4 MiB of source", where)
         return
     text = read_text(scan, source, where)
-    if text is not None:
-        judge_source(scan, text, where)
+    if text is None:
+        return
+    cookie = re.search(
+        r"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", "\n".join(text.split("\n")[:2]), re.M
+    )
+    if cookie and cookie.group(1).lower().replace("_", "-") not in ENCODINGS:
+        scan.report.block("python-encoding", f"source in the encoding {cookie.group(1)}", where)
+    judge_source(scan, text, where)
 
 
 def judge_source(scan: Scan, text: str, where: str) -> None:
@@ -100,6 +113,8 @@ def _bind(scan: Scan, node: ast.AST, names: dict[str, str], where: str) -> None:
     elif isinstance(node, ast.ImportFrom) and node.module:
         for alias in node.names:
             names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        if node.names[0].name == "*" and node.module in HANDLED:
+            _found(scan, f"imports all of {node.module}", node, where, node.module)
         if node.module.partition(".")[0] in MODULES:
             _found(scan, f"imports from {node.module}", node, where, node.module)
     elif isinstance(node, ast.Assign) and len(node.targets) == 1:
@@ -148,6 +163,11 @@ def _call(scan: Scan, node: ast.Call, names: dict[str, str], where: str) -> None
             return
         if called == "eval" and constant and isinstance(node.func, ast.Name):
             scan.report.warn("python-eval", "evaluates a constant text", f"{where}:{node.lineno}")
+            assert isinstance(node.args[0], ast.Constant)
+            if len(str(node.args[0].value)) < len(called) + MAX_EVALUATED:
+                judge_source(scan, str(node.args[0].value), f"{where}:{node.lineno}")
+            else:
+                _found(scan, "evaluates a long text", node, where, called)
         else:
             _found(scan, f"runs text as code with {called}", node, where, called)
     elif called == "getattr" and len(node.args) > 1 and not isinstance(node.args[1], ast.Constant):
@@ -158,6 +178,21 @@ def _call(scan: Scan, node: ast.Call, names: dict[str, str], where: str) -> None
         _found(scan, "imports a computed module", node, where, called)
     elif called.endswith(".system") and called.partition(".")[0] in ("get_ipython", "ip"):
         _found(scan, "runs a shell command", node, where, called)
+    elif called in EMBEDDED and not _is_read(node):
+        _found(scan, f"{called} of data in the source", node, where, called)
+    for value in (*node.args, *(word.value for word in node.keywords)):
+        if isinstance(value, ast.Name) and names.get(value.id, "") in HANDLED:
+            _found(scan, f"hands the module {value.id} on", node, where, value.id)
+
+
+def _is_read(node: ast.Call) -> bool:
+    """Whether data come from a plain variable or a file's ``read()``."""
+    first = node.args[0] if node.args else None
+    return isinstance(first, ast.Name) or (
+        isinstance(first, ast.Call)
+        and isinstance(first.func, ast.Attribute)
+        and first.func.attr in ("read", "read_bytes")
+    )
 
 
 def _reference(scan: Scan, node: ast.AST, names: dict[str, str], where: str) -> None:
@@ -169,6 +204,8 @@ def _reference(scan: Scan, node: ast.AST, names: dict[str, str], where: str) -> 
         scan.report.warn("python-loads", f"loads with {name}", f"{where}:{line}", name)
     elif isinstance(node, ast.Attribute) and node.attr in (
         "__subclasses__", "__globals__", "__builtins__", "__code__", "__bases__", "__mro__",
+        "exec_module", "load_library", "load_op_library", "run_cell_magic", "run_line_magic",
+        "check_output", "getstatusoutput", "popen", "execv", "execve", "posix_spawn", "FileFinder",
     ):  # fmt: skip
         _found(scan, f"reaches into {node.attr}", node, where, node.attr)
 
@@ -186,7 +223,7 @@ def judge_notebook(scan: Scan, notebook: dict[str, Any], where: str) -> None:
     for number, cell in enumerate(cells):
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue
-        source = cell.get("source", "")
+        source = cell.get("source", cell.get("input", ""))
         text = "".join(map(str, source)) if isinstance(source, list) else str(source)
         _judge_cell(scan, text, f"{where}!cell-{number}")
 
@@ -194,6 +231,8 @@ def judge_notebook(scan: Scan, notebook: dict[str, Any], where: str) -> None:
 def _judge_cell(scan: Scan, text: str, where: str) -> None:
     python, shell = [], []
     magic = re.match(r"\s*%%(\w+)", text)
+    if magic and (magic.group(1) in ("javascript", "js") or "<script" in text.lower()):
+        scan.report.block("notebook-script", "a cell runs in the reader's browser", where)
     if magic and magic.group(1) in ("bash", "sh", "script", "perl", "ruby", "system", "sx"):
         shell.append(text[magic.end() :])
     elif magic and magic.group(1) not in ("time", "timeit", "capture", "prun", "python", "python3"):

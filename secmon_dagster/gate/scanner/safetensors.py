@@ -10,6 +10,7 @@ from typing import Any
 
 from .context import Scan
 from .source import Part, Source
+from .targets import judge_targets
 
 MAX_HEADER = 100_000_000
 BITS = {
@@ -47,8 +48,10 @@ def scan_safetensors(scan: Scan, source: Source, where: str, name: str) -> None:
         return
     try:
         header = json.loads(source.read(8, length), object_pairs_hook=_once)
+        for text in header.get("__metadata__", {}).values():
+            judge_targets(scan, str(text), where)
         end = _extent(header)
-    except (ValueError, TypeError, KeyError, RecursionError) as broken:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as broken:
         scan.report.block("safetensors-header", f"the header can't be read: {broken}", where)
         return
     buffer = source.size - 8 - length

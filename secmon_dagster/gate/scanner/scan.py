@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zlib
 from collections.abc import Callable
@@ -19,11 +20,12 @@ from .json_data import scan_json
 from .keras import scan_hdf5
 from .npy import scan_npy
 from .onnx import looks_like_onnx, scan_onnx
-from .pickles import probe_pickle, scan_pickles
+from .pickle_rules import probe_pickle
+from .pickles import scan_pickles
 from .python_code import scan_python
 from .report import Report
 from .safetensors import scan_safetensors
-from .sniff import PICKLE, TEXT, is_text, promised, sniff, suffix_of
+from .sniff import PICKLE, SCRIPTS, TEXT, is_tar_header, is_text, promised, sniff, suffix_of
 from .source import Descriptor, Source
 from .tars import scan_tar
 from .templates import scan_template
@@ -31,7 +33,7 @@ from .tensorflow import scan_savedmodel
 from .text_data import scan_csv, scan_xml, scan_yaml
 from .zips import find_directory
 
-VERSION = "1"
+VERSION = "2"
 Reader = Callable[[Scan, Source, str, str], None]
 
 
@@ -41,6 +43,17 @@ def _executable(scan: Scan, source: Source, where: str, name: str) -> None:
 
 def _script(scan: Scan, source: Source, where: str, name: str) -> None:
     scan.report.warn("script", "a script in a language that is not read here", where)
+    if FETCHES_AND_RUNS.search(source.read(0, 1 << 20)):
+        scan.report.block("script", "a script that fetches a program and runs it", where)
+
+
+def _pdf(scan: Scan, source: Source, where: str, name: str) -> None:
+    scan.report.saw_format("pdf")
+    for at in range(0, source.size, 1 << 22):
+        scan.budget.check_time()
+        if ACTIVE_PDF.search(source.read(at, (1 << 22) + 64)):
+            scan.report.block("pdf-active", "a document that runs scripts or programs", where)
+            return
 
 
 def _closed(scan: Scan, source: Source, where: str, name: str, *, kind: str) -> None:
@@ -51,6 +64,13 @@ def _pickles(scan: Scan, source: Source, where: str, name: str) -> None:
     scan_pickles(scan, source, where)
 
 
+FETCHES_AND_RUNS = re.compile(
+    rb"(?:curl|wget|fetch)\b[^\n]*\|\s*(?:sudo\s+)?(?:\w*sh|python\d?|perl|ruby|node)\b|/dev/tcp/|"
+    rb"Invoke-Expression|\bIEX\b|DownloadString|base64\s+(?:-d|--decode)[^\n]*\|",
+    re.IGNORECASE,
+)
+ACTIVE_PDF = re.compile(rb"/(?:JavaScript|JS|Launch|RichMedia|XFA)\b")
+CLOSED = ("7z", "rar", "zstd", "lz4", "zfile", "compress", "lzip", "cab", "xar", "cpio", "ole")
 READERS: dict[str, Reader] = {
     "zip": scan_zip,
     "npy": scan_npy,
@@ -62,12 +82,13 @@ READERS: dict[str, Reader] = {
     "gguf": scan_gguf,
     "tar": scan_tar,
     "json": scan_json,
+    "pdf": _pdf,
     "xml": scan_xml,
     **{
         kind: partial(scan_compressed, kind=kind)
         for kind in ("gzip", "zlib", "bzip2", "xz", "lzma")
     },
-    **{kind: partial(_closed, kind=kind) for kind in ("7z", "rar", "zstd", "lz4")},
+    **{kind: partial(_closed, kind=kind) for kind in CLOSED},
 }
 # Formats without a magic of their own, read by what the name promises.
 BY_NAME: dict[str, Reader] = {
@@ -81,6 +102,7 @@ BY_NAME: dict[str, Reader] = {
     "jinja": scan_template,
     "jinja2": scan_template,
     "j2": scan_template,
+    **dict.fromkeys(("bat", "cmd", "ps1", "vbs", *SCRIPTS), _script),
 }
 TEXTS = frozenset({None, "json", "xml"})
 
@@ -100,7 +122,7 @@ def dispatch(scan: Scan, source: Source, where: str, name: str, probing: bool) -
         kind = "pickle"
     elif kind in TEXTS and suffix_of(name) in BY_NAME:
         _read(scan, BY_NAME[suffix_of(name)], source, where, name)
-        _polyglot(scan, source, where)
+        _polyglot(scan, source, where, "text")
         return
     elif kind is None and looks_like_onnx(source):
         kind = "onnx"
@@ -115,7 +137,7 @@ def dispatch(scan: Scan, source: Source, where: str, name: str, probing: bool) -
     elif kind is not None:
         scan.report.saw_format(kind)
     if kind != "zip":
-        _polyglot(scan, source, where)
+        _polyglot(scan, source, where, kind)
 
 
 def _read(scan: Scan, reader: Reader, source: Source, where: str, name: str) -> None:
@@ -143,7 +165,12 @@ def _compare(
         )
 
 
-def _polyglot(scan: Scan, source: Source, where: str) -> None:
+def _polyglot(scan: Scan, source: Source, where: str, kind: str | None) -> None:
+    """Judge bytes of one format as what another loader would take them for."""
+    if kind not in ("pickle", "executable", "script", "text", *TEXTS):
+        probe_pickle(scan.deeper(), source, where)
+    if kind != "tar" and is_tar_header(source.read(0, 512)):
+        scan.report.block("polyglot", "the same bytes are a tar archive too", where)
     try:
         directory = find_directory(source)
     except UnreadableError:

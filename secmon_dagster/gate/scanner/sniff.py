@@ -12,7 +12,15 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\x00", "xz"),
-    (b"\x5d\x00\x00", "lzma"),
+    (b"\x5d\x00", "lzma"),
+    (b"ZF0x", "zfile"),
+    (b"\x1f\x9d", "compress"),
+    (b"LZIP", "lzip"),
+    (b"MSCF", "cab"),
+    (b"xar!", "xar"),
+    (b"070701", "cpio"),
+    (b"070707", "cpio"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"),
     (b"7z\xbc\xaf\x27\x1c", "7z"),
     (b"Rar!\x1a\x07", "rar"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
@@ -26,7 +34,13 @@ _MAGICS: tuple[tuple[bytes, str], ...] = (
     (b"\xfe\xed\xfa\xcf", "executable"),
     (b"\xcf\xfa\xed\xfe", "executable"),
     (b"\xce\xfa\xed\xfe", "executable"),
+    (b"\xca\xfe\xba\xbf", "executable"),
     (b"\x00asm", "executable"),
+    (b"dex\n03", "executable"),
+    (b"BC\xc0\xde", "executable"),
+    (b"\xde\xc0\x17\x0b", "executable"),
+    (b"\x1bLua", "executable"),
+    (b"L\0\0\0\x01\x14\x02\0", "executable"),
     (b"!<arch>\n", "executable"),
     (b"PAR1", "parquet"),
     (b"ARROW1", "arrow"),
@@ -100,13 +114,15 @@ def sniff(source: Source, name: str) -> str | None:
             return kind
     if head.startswith(b"#!"):
         return None if suffix_of(name) == "py" else _script_kind(name)
+    if _is_bytecode(head):
+        return "executable"
     if head[:1] == b"\x80" and head[1:2] in (b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
     if head[:2] == b"MZ" and _is_pe(source, head):
         return "executable"
     if len(head) >= 2 and head[0] == 0x78 and (head[0] << 8 | head[1]) % 31 == 0:
         return "zlib"
-    if head[257:262] == b"ustar" or (suffix_of(name) == "tar" and _is_old_tar(head)):
+    if is_tar_header(head):
         return "tar"
     if _is_safetensors(source, head):
         return "safetensors"
@@ -123,8 +139,20 @@ def _is_pe(source: Source, head: bytes) -> bool:
     return source.read(at, 4) == b"PE\0\0" or len(head) < 64 or source.read(at, 2) in (b"NE", b"LE")
 
 
-def _is_old_tar(head: bytes) -> bool:
-    return len(head) == 512 and head[148:156].strip(b" \0").isdigit()
+def is_tar_header(head: bytes) -> bool:
+    """Whether 512 bytes are the header of a tar member: its checksum is right (POSIX ustar)."""
+    if len(head) < 512:
+        return False
+    stated = head[148:156].partition(b"\0")[0].strip()
+    try:
+        return int(stated, 8) == sum(head[:148]) + 8 * 0x20 + sum(head[156:512])
+    except ValueError:
+        return False
+
+
+def _is_bytecode(head: bytes) -> bool:
+    """Python's compiled modules: a magic number with a line break, then flags and a time."""
+    return head[2:4] == b"\r\n" and head[1:2] in (b"\x0c", b"\x0d", b"\x0e") and len(head) >= 16
 
 
 def _is_safetensors(source: Source, head: bytes) -> bool:

@@ -53,10 +53,20 @@ def scan_tar(scan: Scan, source: Source, where: str, name: str) -> None:
                 names.add(member.name)
                 if member.isfile() and not member.sparse:
                     _member(scan, source, member, place)
+            _audit_rest(scan, source, archive.offset, where)
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as broken:
         raise UnreadableError(f"a broken tar archive: {broken}") from None
     if not names:
         raise UnreadableError("a tar archive without members")
+
+
+def _audit_rest(scan: Scan, source: Source, start: int, where: str) -> None:
+    """What stands behind the end of an archive is another archive to some readers."""
+    for at in range(start, source.size, 1 << 22):
+        scan.budget.check_time()
+        if source.read(at, 1 << 22).strip(b"\0"):
+            scan.report.block("trailing-data", "bytes follow the end of the archive", where)
+            return
 
 
 def _audit(scan: Scan, member: tarfile.TarInfo, place: str) -> None:

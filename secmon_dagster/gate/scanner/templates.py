@@ -18,6 +18,10 @@ _REACHING = re.compile(
     r"|\\x5f|\\u005f|\\137|%5f"  # an underscore in disguise
     r"|\|\s*(?:attr|format_map)\b"
     r"|\b(?:lipsum|cycler|joiner|_TemplateReference|getattr|globals|popen|subprocess)\b"
+    r"|\\N\{|%c\b|['\"][a-z]{1,12}['\"]\s*[+~]\s*['\"][a-z]{1,12}['\"]"  # names put together
+    r"|['\"]\w+['\"]\s*\|\s*(?:reverse|replace|format|urlencode)\b"
+    r"|\[\s*['\"]\w+['\"][^\]]*\]\s*\|\s*join\b"
+    r"|\brange\s*\([^)]*\d{8}"  # a loop without end
     r"|\bself\s*[.\[]\s*_?"
     r"|\bmap\s*\(\s*['\"]?attribute"
     r"|^\s*-?\s*(?:import|include|extends|from)\b",

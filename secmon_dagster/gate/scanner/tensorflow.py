@@ -6,6 +6,8 @@ wherever the node is nested; no loader needs to be imitated to see them.
 
 from __future__ import annotations
 
+import re
+
 from .budget import UnreadableError
 from .context import Scan
 from .protobuf import fields
@@ -21,8 +23,18 @@ OPERATORS = (
         "FileSystemSetConfiguration",
     ),
     *("LookupTableExport", "WriteAudioSummary", "RegisterDataset", "MergeV2Checkpoints"),
+    *("CreateSummaryFileWriter", "CreateSummaryDbWriter", "SaveDataset", "SaveDatasetV2"),
+    *("TextLineReader", "TFRecordReader", "FixedLengthRecordReader", "Rpc", "TryRpc"),
 )
 WINDOW = 16 << 20
+# A length may be written with more bytes than it needs; its readers take that.
+_PATTERNS = {
+    operator: re.compile(
+        b"(?:%c|%c\x80{0,3}\x00)%s" % (len(operator), len(operator) | 0x80, operator.encode()),
+        re.DOTALL,
+    )
+    for operator in OPERATORS
+}
 
 
 def scan_savedmodel(scan: Scan, source: Source, where: str, name: str) -> None:
@@ -33,8 +45,8 @@ def scan_savedmodel(scan: Scan, source: Source, where: str, name: str) -> None:
     at = 0
     while at < source.size:
         data = source.read(at, WINDOW)
-        for operator in OPERATORS:
-            if b"\x12" + bytes([len(operator)]) + operator.encode() in data:
+        for operator, pattern in _PATTERNS.items():
+            if pattern.search(data):
                 scan.report.block("tensorflow-operator", f"the graph holds {operator}", where)
         scan.budget.check_time()
         at += WINDOW - 64

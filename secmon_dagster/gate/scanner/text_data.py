@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from .context import Scan
 from .source import Source
+from .targets import judge_targets
 
 MAX_TEXT = 256 << 20
 WINDOW = 4 << 20
@@ -16,10 +17,18 @@ _YAML_TAGS = frozenset(
         *("omap", "pairs", "merge", "value"),
     }
 )
-_YAML_TAG = re.compile(r"(?:^|[\s\[{,:-])(!(?:<[^>\n]*>|[^\s,\[\]{}]*))", re.MULTILINE)
+# A tag stands where a node begins; a mark in the middle of a text is none.
+_YAML_TAG = re.compile(
+    r"(?:^[ \t]*|[\[{,:][ \t]*|[?-][ \t]+|&\S+[ \t]+)(!(?:<[^>\n]*>|!?[A-Za-z%][^\s,\[\]{}]*))",
+    re.MULTILINE,
+)
 _CELL = re.compile(
     rb"(?:^|[,;\t|])[ ]*\"?[ \t\r]*(?:"
-    rb"(=[ ]*[A-Za-z_.]+[(|!])|([-+@][ ]*[A-Za-z_.]+(?:\|[^,;\n]*!|\())|(=[^,;\n]*[-+*/&(]))",
+    # A formula that calls something; one that asks another program (DDE); any other.
+    rb"((?:=|\xef\xbc\x9d)[^,;\n]{0,200}?[A-Za-z_.]+[ ]*\()|"
+    rb"((?:[-+=@]|\xef\xbc[\x8b\x8d\x9d\xa0])[^,;\t|\n]{0,200}?[A-Za-z_.]+\|(?:'[^'\n]*'|[^,;\t|\n]*)!"
+    rb"|[-+@][ ]*[A-Za-z_.]+\()|"
+    rb"(=[^,;\n]*[-+*/&(]))",
     re.MULTILINE,
 )
 
@@ -55,6 +64,7 @@ def scan_yaml(scan: Scan, source: Source, where: str, name: str) -> None:
             scan.report.block("yaml-tag", f"the tag {tag} makes objects of a language", where, tag)
         elif len(tag) > 1 and tag[1].isalpha():
             scan.report.warn("yaml-custom-tag", f"the tag {tag} needs a loader of its own", where)
+    judge_targets(scan, text, where)
     if sum(line.count("*") >= 5 and "[" in line for line in text.splitlines()) >= 4:
         scan.report.block("yaml-bomb", "aliases of aliases grow without bound", where)
 

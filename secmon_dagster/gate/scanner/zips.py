@@ -41,6 +41,7 @@ class Member:
     size: int
     header: int
     mode: int
+    renamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def find_directory(source: Source) -> Directory | None:
             _, disk, _, _, count, length, start, comment = _END.unpack_from(tail, found)
             end = tail_at + found
             if end + _END.size + comment <= source.size:
+                after = end + _END.size + comment
                 break
         found = tail.rfind(b"PK\x05\x06", 0, found)
     else:
@@ -73,7 +75,7 @@ def find_directory(source: Source) -> Directory | None:
     if disk not in (0, 0xFFFF):
         raise UnreadableError("a zip archive of several disks")
     if 0xFFFF in (count, disk) or 0xFFFFFFFF in (length, start):
-        locator = source.read(end - _END64_LOCATOR.size, _END64_LOCATOR.size)
+        locator = source.read(max(0, end - _END64_LOCATOR.size), _END64_LOCATOR.size)
         if locator[:4] == b"PK\x06\x07":
             (_, _, at64, _) = _END64_LOCATOR.unpack(locator)
             record = source.read(at64, _END64.size)
@@ -81,11 +83,11 @@ def find_directory(source: Source) -> Directory | None:
                 raise UnreadableError("a zip64 end record that is not there")
             *_, count, length, start = _END64.unpack(record)
             end = at64
-    if start + length > end or (count and source.read(start, 4) != b"PK\x01\x02"):
-        if end >= length and source.read(end - length, 4) == b"PK\x01\x02":
+    if start + length != end or (count and source.read(start, 4) != b"PK\x01\x02"):
+        if start + length < end and end >= length and source.read(end - length, 4) == b"PK\x01\x02":
             raise UnreadableError("the zip archive begins before its first member")
         raise UnreadableError("the zip directory is not where its end record says")
-    return Directory(start, source.size, tuple(_members(source, start, length, count)))
+    return Directory(start, after, tuple(_members(source, start, length, count)))
 
 
 def _members(source: Source, start: int, length: int, count: int) -> list[Member]:
@@ -105,7 +107,8 @@ def _members(source: Source, start: int, length: int, count: int) -> list[Member
         extra = data[at + name_length : at + name_length + extra_length]
         size, packed, header = _zip64(extra, size, packed, header)
         name = raw.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
-        members.append(Member(name, raw, flags, method, crc, packed, size, header, mode))
+        renamed = _has_other_name(extra, raw)
+        members.append(Member(name, raw, flags, method, crc, packed, size, header, mode, renamed))
         at += name_length + extra_length + comment_length
     if len(members) != count & 0xFFFFFFFF and len(members) & 0xFFFF != count:
         raise UnreadableError(f"the zip directory promises {count} members, has {len(members)}")
@@ -117,10 +120,22 @@ def _zip64(extra: bytes, *values: int) -> tuple[int, ...]:
     while at + 4 <= len(extra):
         tag, length = struct.unpack_from("<HH", extra, at)
         if tag == 1:
-            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            count = min(length, len(extra) - at - 4) // 8
+            wide = iter(struct.unpack_from(f"<{count}Q", extra, at + 4))
             return tuple(next(wide, v) if v == 0xFFFFFFFF else v for v in values)
         at += 4 + length
     return values
+
+
+def _has_other_name(extra: bytes, raw: bytes) -> bool:
+    """Whether Info-ZIP's Unicode path field gives a name of its own."""
+    at = 0
+    while at + 4 <= len(extra):
+        tag, length = struct.unpack_from("<HH", extra, at)
+        if tag == 0x7075 and extra[at + 9 : at + 4 + length] != raw:
+            return True
+        at += 4 + length
+    return False
 
 
 def open_member(scan: Scan, source: Source, member: Member, where: str) -> Source:
@@ -196,6 +211,8 @@ def audit_layout(scan: Scan, source: Source, directory: Directory, where: str) -
             at += _descriptor_length(source, at, member)
     if at < directory.start:
         _audit_gap(scan, source, at, directory.start, where)
+    if directory.end < source.size:
+        report.block("zip-trailing", f"{source.size - directory.end} bytes follow it", where)
 
 
 def _audit_name(scan: Scan, member: Member, place: str) -> None:
@@ -208,6 +225,8 @@ def _audit_name(scan: Scan, member: Member, place: str) -> None:
         or "\\" in member.name
     ):
         scan.report.block("path-traversal", "a member would be written elsewhere", place)
+    if member.renamed:
+        scan.report.block("zip-names", "a Unicode path field gives it another name", place)
     if stat.S_ISLNK(member.mode):
         scan.report.block("symlink", "a member is a symbolic link", place)
 
@@ -241,11 +260,15 @@ def _descriptor_length(source: Source, at: int, member: Member) -> int:
 
 def _audit_gap(scan: Scan, source: Source, start: int, end: int, where: str) -> None:
     place = f"{where}@{start}"
-    gap = source.read(start, min(end - start, 1 << 20))
-    if b"PK\x03\x04" in gap:
-        scan.report.block("zip-hidden", "a member is not in the directory", place)
-    elif start == 0:
+    if start == 0:
         scan.report.block("polyglot", f"{end} bytes stand before the archive", place)
         scan.nested(Part(source, 0, end), f"{where}!prefix", probing=True)
-    elif gap.strip(b"\0"):
-        scan.report.block("zip-gap", f"{end - start} bytes belong to no member", place)
+        return
+    for at in range(start, end, CHUNK):
+        scan.budget.check_time()
+        gap = source.read(at, min(end - at, CHUNK))
+        if gap.strip(b"\0"):
+            hidden = b"PK\x03\x04" in gap
+            rule, what = ("zip-hidden", "a member") if hidden else ("zip-gap", "bytes")
+            scan.report.block(rule, f"{what} in {end - start} bytes of no member", place)
+            return

@@ -27,6 +27,7 @@ from secmon_dagster.orchestration.dagster_internals import (
 )
 from secmon_dagster.orchestration.executor.declared import NoOverrides, limits_of
 
+_STOCK: Any = docker_executor
 _LOOK_EVERY = 1
 """Seconds between looks at running containers; Dagster takes whole seconds."""
 
@@ -71,10 +72,10 @@ class LimitedDockerStepHandler(DockerStepHandler):
     def _get_docker_container_context(self, context: StepHandlerContext) -> DockerContainerContext:
         arguments = container_arguments(*self._limits(context))
         shared: DockerContainerContext = super()._get_docker_container_context(context)
-        merged: DockerContainerContext = shared.merge(
+        own: DockerContainerContext = shared.merge(
             DockerContainerContext(container_kwargs=arguments)
         )
-        return merged
+        return own
 
     def check_step_health(self, context: StepHandlerContext) -> CheckStepHealthResult:
         found = self._container(context)
@@ -92,7 +93,8 @@ class LimitedDockerStepHandler(DockerStepHandler):
                 return CheckStepHealthResult.unhealthy(
                     f"time_limit_exceeded: ran longer than its {seconds:g} s"
                 )
-        return super().check_step_health(context)
+        stock: CheckStepHealthResult = super().check_step_health(context)
+        return stock
 
     def _container(self, context: StepHandlerContext) -> Any:
         client = self._get_client(self._get_docker_container_context(context))
@@ -110,16 +112,12 @@ def _age(state: dict[str, Any]) -> float:
 
 @executor(
     name="limited_docker_executor",
-    # Whole, as @executor takes it at run time; its annotation knows only what it is made from.
-    config_schema=cast(Any, docker_executor.config_schema),
+    config_schema=_STOCK.config_schema,
     requirements=multiple_process_executor_requirements(),
 )
 def limited_docker_executor(init_context: InitExecutorContext) -> Executor:
     """As ``docker_executor``, with its configuration; each step under the limits it declares."""
-    create = docker_executor.executor_creation_fn
-    if create is None:
-        raise EnforcementUnavailableError("this dagster-docker has no executor to build on")
-    made: Any = create(init_context)
+    made = _STOCK.executor_creation_fn(init_context)
     stock = made._step_handler
     made._step_handler = LimitedDockerStepHandler(stock._image, stock._container_context)
     made._check_step_health_interval_seconds = _LOOK_EVERY

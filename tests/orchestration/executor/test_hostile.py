@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import jobs
+import hostile_jobs
 import pytest
 
 from secmon_dagster.limits import probe
@@ -18,7 +18,7 @@ ACCESS = "unauthorized_access"
 
 @pytest.fixture(scope="module")
 def hostile(run):
-    return run(jobs.hostile, config={"monitor_interval": 0.4, "max_concurrent": 3})
+    return run(hostile_jobs.hostile, config={"monitor_interval": 0.4, "max_concurrent": 3})
 
 
 @pytest.mark.parametrize("step", ["writes_garbage", "sends_a_frame_of_nonsense"])
@@ -72,4 +72,4 @@ def test_success_is_not_believed_when_a_child_ran_out_of_memory(hostile):
 
 def test_a_flood_of_events_arrives_whole(hostile, instance):
     messages = [entry.user_message for entry in instance.all_logs(hostile.result.run_id)]
-    assert sum(len(text) for text in messages if text.startswith("xxx")) == 20 * jobs.MB
+    assert sum(len(text) for text in messages if text.startswith("xxx")) == 20 * hostile_jobs.MB
