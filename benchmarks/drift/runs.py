@@ -82,7 +82,8 @@ def sensor_seconds(instance: Any) -> tuple[float, int, int]:
 
     def evaluate() -> list[Any]:
         context = dg.build_sensor_context(instance=instance, repository_def=repository)
-        found = sensor.evaluate_tick(context)
+        found = sensor(context)
+        assert isinstance(found, dg.SensorResult)
         return list(found.run_requests or [])
 
     began = time.perf_counter()

@@ -36,8 +36,8 @@ class RunningPlatform:
     lines: list[str]
 
 
-def start_platform(home: Path, **given: str) -> RunningPlatform:
-    """``secmon up`` with that SECMON_HOME and further environment variables."""
+def start_platform(home: Path, folder: Path | None = None, **given: str) -> RunningPlatform:
+    """``secmon up`` in a folder, with that SECMON_HOME and further environment variables."""
     ports = {
         name: str(free_port())
         for name in ("SECMON_WEBSERVER_PORT", "SECMON_API_PORT", "SECMON_METRICS_PORT")
@@ -51,6 +51,7 @@ def start_platform(home: Path, **given: str) -> RunningPlatform:
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "secmon"), "up"],
         env=environment,
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -79,6 +79,7 @@ def project() -> Iterator[Path]:
 def watching(project: Path, receiver: Receiver) -> Iterator[RunningPlatform]:
     running = start_platform(
         project / "h",
+        project,  # Dagster looks for the module here first
         PYTHONPATH=str(project),
         MONITORING_ALERT_WEBHOOK=f"http://127.0.0.1:{receiver.port}/hook",
         SECMON_ALERT_ALLOW_PRIVATE_ADDRESSES="true",
@@ -100,6 +101,16 @@ def until(what: str, found: Callable[[], Any], seconds: float) -> Any:
 def asset_keys(platform: RunningPlatform) -> set[str]:
     nodes = ask(platform, "{ assetNodes { assetKey { path } } }")["assetNodes"]
     return {"/".join(node["assetKey"]["path"]) for node in nodes}
+
+
+def reload(platform: RunningPlatform) -> None:
+    """What the UI's button "Reload" sends."""
+    answer = ask(
+        platform,
+        """mutation { reloadRepositoryLocation(repositoryLocationName: "secmon_dagster") {
+             __typename ... on WorkspaceLocationEntry { loadStatus } } }""",
+    )
+    assert answer["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
 
 
 def partitions(platform: RunningPlatform) -> list[str]:
@@ -136,7 +147,7 @@ def test_from_yaml_to_the_partition_the_red_check_the_alert_and_the_plot(
     (folder / "defs.yaml").write_text(MONITOR.format(folder=project))
     browser.get(f"{watching.ui}/locations")
     click(browser, "Skip", seconds=90)
-    click(browser, "Reload")
+    reload(watching)
     until("the asset", lambda: "drift/churn" in asset_keys(watching), 120)
     until("the partition", lambda: "churn" in partitions(watching), 120)
 
@@ -160,6 +171,5 @@ def test_from_yaml_to_the_partition_the_red_check_the_alert_and_the_plot(
     screenshot(browser, "drift-monitor-check")
 
     shutil.rmtree(folder)
-    browser.get(f"{watching.ui}/locations")
-    click(browser, "Reload")
+    reload(watching)
     until("the asset's end", lambda: "drift/churn" not in asset_keys(watching), 120)
