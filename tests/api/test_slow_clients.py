@@ -160,11 +160,21 @@ def test_a_line_break_in_a_path_or_a_request_id_breaks_no_log_line_and_no_header
     assert heard.startswith(b"HTTP/1.1 404")
     assert b"set-cookie" not in heard.partition(b"\r\n\r\n")[0].lower()
     request_id = json.loads(heard.partition(b"\r\n\r\n")[2])["request_id"]
-    (line,) = [line for line in api.log.read_text().splitlines() if "forged" in line]
+    (line,) = logged(api, "forged")
     assert line.endswith(f"request_id={request_id}") and "\\r\\n" in line
 
 
 def test_every_request_is_logged_with_its_id(api):
     httpx.get(f"{api.url}/healthz", headers={"X-Request-Id": "trace-9"})
-    assert " GET /healthz 200 " in api.log.read_text()
-    assert "request_id=trace-9" in api.log.read_text()
+    (line,) = logged(api, "request_id=trace-9")
+    assert " GET /healthz 200 " in line
+
+
+def logged(api, text: str) -> list[str]:
+    """The lines of the log with ``text``; the last is written after its answer was sent."""
+    deadline = time.monotonic() + 10
+    while True:
+        lines = [line for line in api.log.read_text().splitlines() if text in line]
+        if lines or time.monotonic() > deadline:
+            return lines
+        time.sleep(0.05)
