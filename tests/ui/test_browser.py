@@ -198,6 +198,7 @@ def test_release_alone_launched_as_the_ui_does_never_releases_swapped_bytes(plat
 
 def test_the_drift_page_plots_each_features_psi(platform, browser, ui, run_id):
     """The model's drift job, launched for its partition as the UI's launchpad does."""
+    assert end_of(platform, run_id) == "SUCCESS"
     launched = ask(
         platform,
         """mutation { launchRun(executionParams: {
