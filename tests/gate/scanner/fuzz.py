@@ -2,8 +2,8 @@
 
 Needs ``atheris``, which is no dependency of the project: ``pip install atheris``. WORK is filled
 with the hostile and the ordinary files first, then grows by each input that reached new code. What
-is kept in ``fuzz_corpus`` reaches every line of the scanner that WORK did after 1.6 million inputs;
-the default tests replay it.
+is kept in ``fuzz_corpus`` reaches every line of the scanner that WORK did after an hour and
+4.3 million inputs; the default tests replay it.
 """
 
 from __future__ import annotations
