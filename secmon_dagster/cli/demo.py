@@ -181,12 +181,10 @@ def _drift(instance: dg.DagsterInstance) -> list[Outcome]:
                 f"{model_id}: {level}, largest PSI {psi if psi is None else round(psi, 3)}",
             )
         )
-    ticked = f"check_id: {check_id}" in ticks("drift_alert_sensor")
-    verb = "asks for an alert run for" if ticked else "misses"
-    return [
-        *outcomes,
-        ("an alert sensor finds it", ticked, f"drift_alert_sensor {verb} {check_id}"),
-    ]
+    said = ticks("drift_alert_sensor")
+    ticked = f"check_id: {check_id}" in said
+    seen = f"asks for an alert run for {check_id}" if ticked else f"misses {check_id}: {said}"
+    return [*outcomes, ("an alert sensor finds it", ticked, f"drift_alert_sensor {seen}")]
 
 
 def _audit(scenes: _Scenes) -> None:

@@ -107,6 +107,8 @@ def _dagster(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        # Dagster's minute is short for a code server that imports beside a run on a slow machine.
+        env={"DAGSTER_GRPC_TIMEOUT_SECONDS": "300", **os.environ},
         # the executor's steps end within seconds of their run, however that ends
         preexec_fn=partial(die_with_parent, signal.SIGKILL),
     )
@@ -151,9 +153,10 @@ def ticks(sensor: str) -> str:
     """Evaluate a sensor once, without a cursor, with ``dagster sensor preview``.
 
     Returns:
-        What it asks for.
+        What it asks for; where it could not be evaluated, why.
     """
-    return _dagster("sensor", "preview", sensor, "-m", MODULE).stdout
+    done = _dagster("sensor", "preview", sensor, "-m", MODULE)
+    return done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
 
 @contextmanager

@@ -122,7 +122,6 @@ def test_model_check_reads_the_data_too(tmp_path):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.timeout(600)  # a minute alone; a slow Python on a busy machine needs several
 def test_the_demo_goes_as_it_should_and_leaves_no_process(home, monkeypatch):
     monkeypatch.delenv("SECMON_DATABASE_URL", raising=False)
     done = secmon("demo")
