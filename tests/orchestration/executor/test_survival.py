@@ -30,6 +30,8 @@ class Started:
 
     def __init__(self, folder: Path, backend: str) -> None:
         config = {"audit": "off", "backend": backend, "grace": 0.5, "max_concurrent": 3}
+        # Two processes that create an instance's tables at once get in each other's way.
+        DagsterInstance.local_temp(str(folder)).dispose()
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "survivor.py"), str(folder)],
             stdin=subprocess.PIPE,
