@@ -182,7 +182,8 @@ def _drift(instance: dg.DagsterInstance) -> list[Outcome]:
             )
         )
     said = ticks("drift_alert_sensor")
-    ticked = f"check_id: {check_id}" in said
+    # Not "check_id: …": YAML puts an id into quotes where it reads like a number (023e5…).
+    ticked = check_id is not None and check_id in said
     seen = f"asks for an alert run for {check_id}" if ticked else f"misses {check_id}: {said}"
     return [*outcomes, ("an alert sensor finds it", ticked, f"drift_alert_sensor {seen}")]
 
