@@ -33,10 +33,15 @@ def pytest_configure(config: pytest.Config) -> None:
     # A suite started in the background (`make test &`) inherits an ignored SIGINT, and so would
     # every process it starts: the tests of Ctrl-C need the default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The same examples each time, so that a change alone decides; --slow looks for new ones.
-    hypothesis.settings.register_profile("same", derandomize=True)
-    if not config.getoption("--slow"):
-        hypothesis.settings.load_profile("same")
+    # The same examples each time, so that a change alone decides; --slow looks for new ones. How
+    # busy the machine is decides nothing.
+    hypothesis.settings.register_profile(
+        "secmon",
+        derandomize=not config.getoption("--slow"),
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("secmon")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -130,7 +130,6 @@ def test_the_chain_behaves_like_a_list(chain, examples, steps):
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

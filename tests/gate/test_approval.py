@@ -81,9 +81,7 @@ def test_a_decision_on_another_version_is_a_conflict(keeper, artifact):
         keeper.decide(asked.id, State.DENIED, "eve", expected_version=asked.version + 1)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.lists(st.sampled_from(sorted(State)), min_size=1, max_size=4))
 def test_the_database_follows_the_state_machine_and_nothing_else(keeper, artifact, database, path):
     with database.admin(autocommit=False) as sql:

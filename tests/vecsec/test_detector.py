@@ -135,6 +135,6 @@ def test_block_is_never_below_flag(model: DetectorModel) -> None:
 
 
 @given(st.text(max_size=100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_text_gets_a_probability(agent: SecAgent, text: str) -> None:
     assert 0.0 <= agent.analyze(text).probability <= 1.0
