@@ -35,8 +35,9 @@ BEGIN
   IF EXISTS (SELECT FROM pg_extension WHERE extname = 'vector') THEN
     ALTER TABLE secmon.threat_patterns ADD COLUMN IF NOT EXISTS
       vector public.vector(64) GENERATED ALWAYS AS (embedding::public.vector(64)) STORED;
+    -- Only what is in use: the search looks at the nearest 40 and would find nothing behind them.
     CREATE INDEX IF NOT EXISTS threat_patterns_vector ON secmon.threat_patterns
-      USING hnsw (vector public.vector_cosine_ops);
+      USING hnsw (vector public.vector_cosine_ops) WHERE retired_at IS NULL;
   END IF;
 END
 $$;

@@ -95,7 +95,9 @@ def nearest() -> dict[str, float]:
             owner.execute("SET maintenance_work_mem = '256MB'")
             owner.execute(
                 "CREATE INDEX ON secmon.threat_patterns USING hnsw (vector vector_cosine_ops)"
+                " WHERE retired_at IS NULL"
             )
+            owner.execute("ANALYZE secmon.threat_patterns")  # as autovacuum does
             took, found = [], 0
             with transaction() as connection:
                 for number in range(200):

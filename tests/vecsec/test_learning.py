@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from secmon_dagster.audit import enqueue
@@ -257,3 +258,21 @@ def test_versions_that_do_not_exist_are_named(base: str, act: str) -> None:
     )
     with pytest.raises(NotFoundError, match="detector version"):
         call()
+
+
+def test_many_patterns_taken_back_do_not_hide_those_in_use(database: Database) -> None:
+    near, far = np.eye(64)[0], np.eye(64)[0] + 0.5 * np.eye(64)[1]
+    rows = [(f"{n:016x}", (near + n * 1e-6).tolist(), True) for n in range(200)]
+    rows += [(f"{n:016x}", (far + n * 1e-6).tolist(), False) for n in range(200, 203)]
+    with database.admin() as connection:
+        connection.cursor().executemany(
+            """INSERT INTO secmon.threat_patterns (pattern_id, text, label, family, attack_type,
+                 source, embedding, space, retired_at)
+               VALUES (%s, 'text', 1, 'f', 'none', 's', %s, 'space',
+                 CASE WHEN %s THEN clock_timestamp() END)""",
+            rows,
+        )
+    with transaction() as connection:
+        connection.execute("SET LOCAL enable_seqscan = off")  # as with a large table
+        found = patterns.nearest(connection, near, "space")
+    assert sorted(each.pattern_id for each in found) == [f"{n:016x}" for n in range(200, 203)]
