@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## Train, gate, release, audit and watch two models; then att
 test: $(INSTALLED) ## The whole test suite
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-up: $(INSTALLED) ## Database, UI, daemon, API and metrics in the foreground
+up: $(INSTALLED) ## Database, UI, daemon, signer, API and metrics in the foreground
 	@$(BIN)/secmon up
 
 lint: $(INSTALLED) ## Format, lint, types, import contracts

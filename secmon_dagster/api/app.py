@@ -118,6 +118,10 @@ def _describe(app: FastAPI) -> None:
                         operation["security"] = [{"key": []}]
                     if "requestBody" in operation:
                         operation["responses"] |= problems.documented("408", "413")
+                    if any(
+                        one["name"] == "if-none-match" for one in operation.get("parameters", ())
+                    ):
+                        operation["responses"]["304"] = {"description": "It is what one has"}
                     _exemplify(operation, examples.get(f"{method.upper()} {path}", {}))
             app.openapi_schema = document
         return app.openapi_schema

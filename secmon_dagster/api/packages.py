@@ -108,8 +108,16 @@ def upload(
     return _json(_artifact(made), 201, {"Location": f"/packages/{made.id}"})
 
 
-@router.api_route(
-    "/packages/{artifact_id}", methods=["GET"], responses=documented(412, 416, 500, 503)
+BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.get(
+    "/packages/{artifact_id}",
+    responses={
+        200: {"description": "The file, or the record of what has none here", "content": BYTES},
+        206: {"description": "The part asked for", "content": BYTES},
+        **documented(412, 416, 500, 503),
+    },
 )
 def download(
     request: Request,

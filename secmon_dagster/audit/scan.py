@@ -105,11 +105,16 @@ def scan(
     block: list[bytes] = []
     previous = previous_hash
     expected_seq = first_seq
+    # A copy of a begun hash costs an eighth less than a new one.
+    new_content, new_entry = sha256(TAG).copy, sha256(b"\x01").copy
     for row in rows:
         stored = row[HASH_START:]
         fixed = row[FIXED_START:FIXED_END]
-        content = sha256(TAG + row[FIXED_END:CONTENT_END]).digest()
-        computed = sha256(b"\x01" + fixed + content).digest()
+        content = new_content()
+        content.update(row[FIXED_END:CONTENT_END])
+        entry = new_entry()
+        entry.update(fixed + content.digest())
+        computed = entry.digest()
         if computed != stored:
             _invalid(result, row, computed)
         seq = int.from_bytes(fixed[4:12])

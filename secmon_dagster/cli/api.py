@@ -34,7 +34,9 @@ def serve(
 
     settings = get_settings()
     log = deepcopy(LOGGING_CONFIG)
-    log["formatters"]["secmon"] = {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}
+    log["formatters"]["secmon"] = {
+        "format": "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
+    }
     log["handlers"]["secmon"] = {"class": "logging.StreamHandler", "formatter": "secmon"}
     log["loggers"]["secmon"] = {"handlers": ["secmon"], "level": "INFO", "propagate": False}
     uvicorn.run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import time
 from datetime import timedelta
 from typing import Any
@@ -12,8 +14,9 @@ from secmon_dagster.audit.keys import KeyRing, key_file, load_signer, new_key_fi
 from secmon_dagster.audit.logger import HashChainAuditLogger
 from secmon_dagster.audit.outbox import Sequencer
 from secmon_dagster.audit.signer import Publication
+from secmon_dagster.audit.witness import witnesses
 from secmon_dagster.cli.audit_options import JSON, URL, me, open_log, print_json
-from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.errors import InvalidInputError, SecmonError
 from secmon_dagster.settings import get_settings
 
 
@@ -49,23 +52,31 @@ def _report(publication: Publication) -> None:
 
 
 def _watch(log: HashChainAuditLogger) -> None:
-    """The signer process: until it is interrupted."""
+    """The signer process: until it is interrupted or terminated.
+
+    A chain that contradicts what was signed gets no signature, but what comes after a restore or a
+    repair does: so the process goes on asking, and says each time why it refuses.
+    """
     settings = get_settings()
+    load_signer(settings), witnesses(settings)  # a wrong setting ends it before it has begun
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sequencer = Sequencer(log.sequence).start()
     try:
-        signed_at, signed_size = 0.0, -1
+        tried_at, signed_size = -math.inf, -1  # below 0: not signed, or not at every witness
         while True:
-            size = log.head().seq
-            due = (
-                size - signed_size >= settings.audit_checkpoint_entries
-                or time.monotonic() - signed_at >= settings.audit_checkpoint_seconds
-            )
-            if due and size != signed_size:
-                publication = log.checkpoint()
-                signed_at, signed_size = time.monotonic(), publication.size
-                if publication.failed:
-                    signed_size = -1  # again at the next interval
-                _report(publication)
+            try:
+                size = log.head().seq
+                enough = 0 <= signed_size <= size - settings.audit_checkpoint_entries
+                waited = time.monotonic() - tried_at >= settings.audit_checkpoint_seconds
+                if size != signed_size and (enough or waited):
+                    tried_at, signed_size = time.monotonic(), -1
+                    publication = log.checkpoint()
+                    _report(publication)
+                    if not publication.failed:
+                        signed_size = publication.size
+            except SecmonError as refused:
+                typer.echo("not signed: " + " ".join(refused.diagnostics().split()), err=True)
+                time.sleep(settings.audit_checkpoint_seconds)
             time.sleep(min(0.2, settings.audit_checkpoint_seconds))
     except KeyboardInterrupt:
         raise typer.Exit from None

@@ -15,7 +15,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def up() -> None:
-    """Run database, code server, UI, daemon, API and metrics; Ctrl-C or SIGTERM stops all."""
+    """Run database, code server, UI, daemon, signer, API, metrics; Ctrl-C or SIGTERM stops all."""
     from secmon_dagster.database import embedded
     from secmon_dagster.orchestration.instance import prepare
     from secmon_dagster.orchestration.platform import Platform

@@ -122,17 +122,13 @@ def running_url() -> str:
     Raises:
         DatabaseUnavailableError: the server isn't running.
     """
-    if running_pid() is None:
+    lines = keeper.postmaster(data_directory())
+    if lines is None:
         raise DatabaseUnavailableError(
             f"The embedded PostgreSQL in {data_directory()} isn't running",
             hint="Start it with `secmon db start`, or set SECMON_DATABASE_URL to your own server.",
         )
-    socket_directory = _postmaster_file()[4]  # see "postmaster.pid" in PostgreSQL's file layout
-    return f"postgresql://postgres@/{DATABASE_NAME}?host={quote(socket_directory, safe='/')}"
-
-
-def _postmaster_file() -> list[str]:
-    return (data_directory() / "postmaster.pid").read_text().splitlines()
+    return f"postgresql://postgres@/{DATABASE_NAME}?host={quote(lines[4], safe='/')}"
 
 
 def _start() -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from psycopg import conninfo
+from pydantic import SecretStr
 
 from secmon_dagster.database import embedded
 from secmon_dagster.errors import DatabaseUnavailableError, SettingsError
@@ -46,6 +47,15 @@ def database_url() -> str:
     return "postgresql:" + url.partition(":")[2]
 
 
+def password_of(role: Role) -> SecretStr | None:
+    """The password of the role's own login, where it has one."""
+    return {
+        Role.WRITER: get_settings().writer_password,
+        Role.READER: get_settings().reader_password,
+        Role.SERVICE: get_settings().service_password,
+    }.get(role)
+
+
 def connection_parameters(role: Role, url: str | None = None) -> dict[str, Any]:
     """libpq parameters for ``role``: its own login where it has one, else the URL's user with
     ``SET ROLE`` in force from the first statement on."""
@@ -55,11 +65,7 @@ def connection_parameters(role: Role, url: str | None = None) -> dict[str, Any]:
     parameters.setdefault("application_name", "secmon")
     if role is Role.ADMIN:
         return parameters
-    password = {
-        Role.WRITER: get_settings().writer_password,
-        Role.READER: get_settings().reader_password,
-        Role.SERVICE: get_settings().service_password,
-    }.get(role)
+    password = password_of(role)
     if password is not None:
         return parameters | {"user": role.value, "password": password.get_secret_value()}
     if own and get_settings().database_url is None and role is not Role.OWNER:

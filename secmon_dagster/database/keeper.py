@@ -60,16 +60,23 @@ def in_use(data: Path) -> bool:
     return False
 
 
-def postmaster_pid(data: Path) -> int | None:
-    """The running server's process id, or None."""
+def postmaster(data: Path) -> list[str] | None:
+    """What the running server says of itself, or None (see "postmaster.pid" in PostgreSQL's file
+    layout)."""
     try:
-        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-        os.kill(pid, 0)
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        os.kill(int(lines[0]), 0)
     except (FileNotFoundError, ValueError, IndexError, ProcessLookupError):
         return None
     except PermissionError:  # another system user's: it does run
-        return pid
-    return pid
+        return lines
+    return lines
+
+
+def postmaster_pid(data: Path) -> int | None:
+    """The running server's process id, or None."""
+    lines = postmaster(data)
+    return None if lines is None else int(lines[0])
 
 
 def stop_server(data: Path) -> bool:

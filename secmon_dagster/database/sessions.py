@@ -10,11 +10,18 @@ from typing import Any
 
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
+from pydantic import SecretStr
 
-from secmon_dagster.database.engine import Role, connection_parameters, unavailable
+from secmon_dagster.database.engine import (
+    Role,
+    connection_parameters,
+    database_url,
+    password_of,
+    unavailable,
+)
 
 # A pool's threads and sockets don't survive a fork, so a pool belongs to one process.
-_pools: dict[tuple[int, Role, str], ConnectionPool[psycopg.Connection[Any]]] = {}
+_pools: dict[tuple[int, Role, str, SecretStr | None], ConnectionPool[psycopg.Connection[Any]]] = {}
 _lock = Lock()
 
 POOL_SIZE = 8
@@ -23,12 +30,12 @@ POOL_WAIT_SECONDS = 10.0
 
 def pool(role: Role = Role.SERVICE) -> ConnectionPool[psycopg.Connection[Any]]:
     """This process's pool for ``role``; connections open on demand and close when idle."""
-    parameters = connection_parameters(role)
-    key = (os.getpid(), role, psycopg.conninfo.make_conninfo(**parameters))
+    # What connections are made of, told before it is parsed: that would cost as much as a query.
+    key = (os.getpid(), role, database_url(), password_of(role))
     with _lock:
         if key not in _pools:
             _pools[key] = ConnectionPool(
-                kwargs=parameters,
+                kwargs=connection_parameters(role),
                 min_size=0,
                 max_size=POOL_SIZE,
                 max_idle=60.0,

@@ -22,6 +22,7 @@ import httpx
 import psutil
 import yaml
 
+from secmon_dagster.audit.keys import key_file
 from secmon_dagster.errors import ConflictError, SecmonError
 from secmon_dagster.settings import Settings, get_settings, variable_of
 
@@ -154,6 +155,14 @@ class Platform:
                 f"runs, schedules and sensors; log in {home / 'logs' / 'daemon.log'}",
                 lambda: True,
             ),
+            Service(
+                "signer",
+                [str(scripts / "secmon"), "audit", "checkpoint", "--watch"],
+                f"signs the audit chain with {self._signing_key()}; log in {self._log('signer')}",
+                # It has said what it signed, or why it refuses: a chain that contradicts its past
+                # must not keep what raises the alarm from running.
+                lambda: self._log("signer").stat().st_size > 0,
+            ),
         ]
         if importlib.util.find_spec("secmon_dagster.cli.api"):
             api = f"http://{host}:{self.settings.api_port}"
@@ -178,6 +187,11 @@ class Platform:
                 )
             )
         return services
+
+    def _signing_key(self) -> str:
+        if self.settings.audit_signing_key is not None:
+            return variable_of("audit_signing_key")
+        return str(key_file(self.settings).resolve())
 
     def _socket(self) -> Path:
         """A Unix socket's path has at most 107 bytes."""

@@ -6,16 +6,8 @@ import re
 
 import pytest
 
-from secmon_dagster.api.packages import gatekeeper
-from secmon_dagster.audit import get_audit_logger
-from secmon_dagster.database import transaction
-from secmon_dagster.drift import get_drift_scheduler
-from secmon_dagster.gate import Gatekeeper, MonitoringResult
-from secmon_dagster.gate.history import save_monitoring_result
 from secmon_dagster.posture.agents import AgentManagementService
-from secmon_dagster.posture.approvals import request_approval
 from secmon_dagster.posture.service import SecurityMonitoringService
-from secmon_dagster.posture.session import Session
 
 pytestmark = pytest.mark.usefixtures("detector_in_use")
 
@@ -27,7 +19,7 @@ MAY = {
     "admin": {READ, OPERATE, APPROVE, ADMINISTER},
 }
 # method, path, body, what it takes, whether it names something that belongs to someone; {names} are
-# those of the fixture ``ids``
+# those of the fixture ``ids`` in conftest.py
 ENDPOINTS = [
     ("POST", "/api/security/layers", {"name": "n-{role}"}, ADMINISTER, False),
     ("GET", "/api/security/layers", None, READ, False),
@@ -100,44 +92,6 @@ ENDPOINTS = [
     ("POST", "/api/vecsec/retrieve", {"query": "leave"}, READ, False),
     ("POST", "/api/vecsec/feedback", {"text": "Good morning {role}", "label": 0}, OPERATE, False),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def ids(database, tmp_path) -> dict[str, object]:
-    """Something of ada's at every path."""
-    agents = AgentManagementService()
-    instance = agents.create_instance("bot", owner_id="ada").instance_id
-    SecurityMonitoringService().attach_security_layer_to_instance(instance, "default")
-    parent = agents.create_workflow("p", owner_id="ada").workflow_id
-    child = agents.create_workflow("c", owner_id="ada").workflow_id
-    execution = agents.execute_workflow_with_sub_workflows(parent).execution_id
-    for role in MAY:
-        for run in (f"run-{role}", f"run-{role}-2"):
-            request_approval(Session.open(), run, instance, "work", "someone")
-    get_drift_scheduler().configure_model("m", "1", schedule_interval="daily")
-    with transaction() as connection:  # without a tenant she may read no document at all
-        connection.execute(
-            "INSERT INTO document_readers (subject, tenant, clearance, roles) "
-            "VALUES ('ada', 'acme', 0, '{}')"
-        )
-        connection.execute(
-            "INSERT INTO artifacts (id, name, type, url, is_sensitive) "
-            "VALUES ('open', 'open', 'model', 'http://example.com', FALSE)"
-        )
-    gatekeeper.cache_clear()
-    model = tmp_path / "model"
-    model.write_bytes(b"model")
-    gate = Gatekeeper()
-    file = gate.register(model, "model", "model", "ann").id
-    check = save_monitoring_result(MonitoringResult(file, "check.py", 0), user_id="ann")
-    logger = get_audit_logger()
-    entry = logger.append_entry("NOTE", "ada", "thing")
-    logger.checkpoint()
-    return {
-        "i": instance, "w": parent, "c": child, "e": execution, "a": entry, "l": "default",
-        "m": "m", "open": "open", "file": file, "check": check.check_id,
-        "approval": gate.request_approval(file, "someone").id,
-    }  # fmt: skip
 
 
 def call(client, method, path, body, headers, **names):

@@ -141,3 +141,32 @@ def test_the_signer_process_empties_the_outbox_and_signs(secmon, database, home,
     process.send_signal(2)
     assert process.wait(20) == 0
     assert Path(home / "witness" / "checkpoints.jsonl").exists()
+
+
+def test_the_signer_process_refuses_a_chain_that_was_cut_and_goes_on(
+    secmon, database, home, monkeypatch
+):
+    monkeypatch.setenv("SECMON_AUDIT_CHECKPOINT_SECONDS", "0.3")
+    secmon("append", "A", "t")
+    secmon("checkpoint")
+    state, signed = home / "keys" / "audit-signer.json", home / "keys" / "signed.json"
+    signed.write_text(state.read_text())
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"size": 5}))
+    command = [sys.executable, "-m", "secmon_dagster.cli.main", "audit", "checkpoint", "--watch"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("not signed: the log has 1 entries, but 5 were")
+        assert process.stdout.readline().startswith("not signed: ")
+        signed.rename(state)
+        said = next(line for line in process.stdout if not line.startswith("not signed: "))
+        assert said.startswith("nothing new: 1 entries")
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_the_signer_process_does_not_start_with_a_key_it_cannot_read(secmon, database, monkeypatch):
+    monkeypatch.setenv("SECMON_AUDIT_SIGNING_KEY", "no key")
+    get_settings.cache_clear()
+    assert "holds no Ed25519 private key" in secmon("checkpoint", "--watch", code=2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from secmon_dagster.audit.witness import FileWitness
 from tests.ui.conftest import start_platform, stop_platform
 
 SECMON = str(Path(sys.executable).parent / "secmon")
@@ -26,12 +27,18 @@ def processes_of(home: Path) -> list[str]:
 def test_the_platform_comes_up_and_goes_down_leaving_no_process(short_home):
     platform = start_platform(short_home)
     family = psutil.Process(platform.process.pid).children(recursive=True)
-    assert [line.split("  ")[0] for line in platform.lines[:4]] == [
+    assert [line.split("  ")[0] for line in platform.lines[:5]] == [
         "PostgreSQL",
         "code server",
         "Dagster UI",
         "daemon",
+        "signer",
     ]
+    assert f"signs the audit chain with {short_home}/keys/audit.key;" in platform.lines[4]
+    # The daemon's sensor, which runs already, may have been first.
+    said = (short_home / "logs" / "signer.log").read_text()
+    assert said.startswith(("signed: ", "nothing new: ")), said
+    assert FileWitness(short_home / "witness" / "checkpoints.jsonl").notes()
     second = subprocess.run(
         [SECMON, "up"], env=platform.environment, capture_output=True, text=True, check=False
     )

@@ -31,7 +31,8 @@ _ROWS = sql.SQL(
     " TO STDOUT (FORMAT BINARY)"
 )
 _ROW_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, FIELDS))
-
+# Without statistics (after a bulk append) the planner would sort what an index has in order.
+_READING = "SET LOCAL statement_timeout = 0; SET LOCAL enable_sort = off; SET LOCAL jit = off"
 
 _CSV = sql.SQL(
     "COPY (SELECT {}, NULL FROM secmon.audit_entries WHERE seq BETWEEN {} AND {} ORDER BY seq)"
@@ -110,6 +111,7 @@ def join(connection: psycopg.Connection[Any], snapshot_id: str) -> None:
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     connection.read_only = True
     connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot_id)))
+    connection.execute(_READING)
 
 
 class PostgresSnapshot:
@@ -123,7 +125,7 @@ class PostgresSnapshot:
     def __init__(self, connection: psycopg.Connection[Any], parameters: dict[str, Any]) -> None:
         self.connection = connection
         self.parameters = parameters
-        connection.execute("SET LOCAL statement_timeout = 0")
+        connection.execute(_READING)
         self.head = read_head(connection)
         self.segments = self._segments()
 
