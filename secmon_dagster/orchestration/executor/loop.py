@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from dagster import DagsterEvent, MetadataValue
 
@@ -14,6 +13,7 @@ from secmon_dagster.limits.violation import ResourceUsage, Violation
 from secmon_dagster.limits.watch import Broken, Watch
 from secmon_dagster.limits.watched import Ended, Frame, Notice, Refused, Started, Warned
 from secmon_dagster.orchestration.dagster_internals import (
+    ASSET_EVENTS,
     ActiveExecution,
     DagsterExecutionInterruptedError,
     EngineEventData,
@@ -24,7 +24,10 @@ from secmon_dagster.orchestration.dagster_internals import (
     SerializableErrorInfo,
     complete_compute_logs,
     has_hooks,
+    state_for,
+    store_events,
 )
+from secmon_dagster.orchestration.executor.books import Books
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
 from secmon_dagster.orchestration.executor.declared import layer_of, limits_of
 from secmon_dagster.orchestration.executor.events import (
@@ -36,7 +39,6 @@ from secmon_dagster.orchestration.executor.events import (
     violation_event,
 )
 from secmon_dagster.orchestration.executor.messages import (
-    ASSET_EVENTS,
     STORED,
     BadMessage,
     Kind,
@@ -44,20 +46,9 @@ from secmon_dagster.orchestration.executor.messages import (
 )
 from secmon_dagster.orchestration.executor.run_spec import StepSpec
 from secmon_dagster.orchestration.executor.steps import ForgedEvent, RunningStep
-from secmon_dagster.orchestration.executor.trail import Trail
-from secmon_dagster.orchestration.executor.usage_rows import UsageRow, UsageRows
 
 _LONGEST_WAIT = 1.0
 """Seconds after which pools and retries are looked at again even if nothing happens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """Where a run is written down besides Dagster's event log."""
-
-    trail: Trail
-    usage: UsageRows
-    actor: str | None
 
 
 class StepLoop:
@@ -78,7 +69,9 @@ class StepLoop:
         self._watch = watch
         self._enforcement = enforcement
         self._books = books
+        self._plan = context.plan_data.execution_plan
         self._running: dict[str, RunningStep] = {}
+        self._unstored: list[tuple[RunningStep, EventLogEntry]] = []
         self._hooks: dict[str, RunningStep] = {}
         self._waiting: ExecutionStep | None = None
         self._failed: set[str] = set()
@@ -92,14 +85,20 @@ class StepLoop:
             AuditError: the audit chain can't be written and must be.
         """
         trail = self._books.trail
-        trail.run_starts(self._enforcement, len(self._context.plan_data.execution_plan.step_dict))
+        trail.run_starts(self._enforcement, len(self._plan.step_dict))
         while self._busy():
             if self._active.check_for_interrupts():
                 yield from self._interrupt()
             if not self._stopping:
                 yield from self._start_steps()
-            for notice in self._watch.take(self._patience()):
+            notices = self._watch.take(self._patience())
+            for notice in notices:
+                if not isinstance(notice, Frame):
+                    yield from self._store()
                 yield from self._handle(notice)
+            yield from self._store()
+            if not notices:
+                self._books.usage.flush()
             yield from self._active.plan_events_iterator(self._context)
         self._books.usage.flush()
         trail.run_is_over(self._failed, cancelled=self._stopping)
@@ -157,6 +156,10 @@ class StepLoop:
         except AuditError as closed:
             yield from self._over(running, self._refused(running, closed), None)
             return
+        state = state_for(step, self._plan, known_state)
+        spec = StepSpec(step.key, state, isolated=running.isolated)
+        # It is on its way while its first event is stored; its own come in behind that one.
+        self._watch.start(step.key, spec.to_json(), limits)
         yield DagsterEvent.step_worker_starting(
             running.context,
             f'Launching boxed process for "{step.key}".',
@@ -165,8 +168,6 @@ class StepLoop:
                 "limits": MetadataValue.json(limits.to_json()),
             },
         )
-        spec = StepSpec(step.key, known_state, isolated=running.isolated)
-        self._watch.start(step.key, spec.to_json(), limits)
 
     def _interrupt(self) -> Iterator[DagsterEvent]:
         yield DagsterEvent.engine_event(
@@ -193,8 +194,8 @@ class StepLoop:
         if step is None:
             return
         if isinstance(notice, Frame):
+            step.unread += len(notice.payload)
             yield from self._message(step, notice.payload)
-            self._watch.consumed(notice.key, len(notice.payload))
         elif isinstance(notice, Started):
             step.pid = notice.pid
         elif isinstance(notice, Warned):
@@ -215,26 +216,36 @@ class StepLoop:
         step.done |= message.kind is Kind.DONE
         step.error = message.error or step.error
         for entry in entries:
-            yield from self._store(step, entry)
+            self._unstored.append((step, entry))
             event = entry.dagster_event
             if event is not None and event.event_type in ASSET_EVENTS:
+                yield from self._store()
                 self._watch.send(step.key, STORED)
+            elif event is not None and event.is_resource_init_failure:
+                yield from self._store()
 
-    def _store(self, step: RunningStep, entry: EventLogEntry) -> Iterator[DagsterEvent]:
-        self._context.instance.handle_new_event(entry)
-        event = entry.dagster_event
-        if event is None:
-            return
-        yield event
-        if event.step_key is None:
-            return
-        self._advance(step, event)
-        if event.is_resource_init_failure and event.engine_event_data.error is not None:
-            failure = plain_failure(
-                step.context, self._active.get_known_state(), event.engine_event_data.error
-            )
-            yield failure
-            self._advance(step, failure)
+    def _store(self) -> Iterator[DagsterEvent]:
+        """Store what has come in, and act on it."""
+        unstored, self._unstored = self._unstored, []
+        store_events(self._context.instance, [entry for _, entry in unstored])
+        for step, entry in unstored:
+            event = entry.dagster_event
+            if event is None:
+                continue
+            yield event
+            if event.step_key is None:
+                continue
+            self._advance(step, event)
+            if event.is_resource_init_failure and event.engine_event_data.error is not None:
+                failure = plain_failure(
+                    step.context, self._active.get_known_state(), event.engine_event_data.error
+                )
+                yield failure
+                self._advance(step, failure)
+        for step in self._running.values():
+            if step.unread:
+                self._watch.consumed(step.key, step.unread)
+                step.unread = 0
 
     def _advance(self, step: RunningStep, event: DagsterEvent) -> None:
         self._active.handle_event(event)
@@ -258,37 +269,19 @@ class StepLoop:
             violation, usage = ended.violation, ended.usage
             if violation is not None:
                 self._books.trail.violation(step.key, violation)
-            yield usage_event(step.context, usage_metadata(usage, self._enforcement))
-            if not step.done and step.log_file_key is not None:
-                complete_compute_logs(self._context.instance, step.run_id, step.log_file_key)
         self._active.verify_complete(self._context, step.key)
         if step.outcome not in ("success", "retry"):
             self._failed.add(step.key)
         if ended is not None and ended.reason is KillReason.INTERRUPT:
             step.outcome = "interrupted"
-        self._books.trail.step_is_over(step.key, step.outcome, usage.to_dict())
-        self._write_down(step, usage, violation)
-
-    def _write_down(
-        self, step: RunningStep, usage: ResourceUsage, violation: Violation | None
-    ) -> None:
-        self._books.usage.add(
-            UsageRow(
-                run_id=step.run_id,
-                step_key=step.key,
-                attempt=step.attempt,
-                job_name=self._context.job_name,
-                op_name=step.context.step.node_handle.name,
-                enforcement=self._enforcement,
-                limits=step.limits,
-                outcome=step.outcome,
-                violation=None if violation is None else violation.type.value,
-                usage=usage,
-                user_id=self._books.actor,
-            )
-        )
-        if not self._running:
-            self._books.usage.flush()
+        self._books.step_is_over(step, usage, violation, self._enforcement)
+        if ended is not None:
+            if not self._stopping:
+                # The next one is under way while the rest is written.
+                yield from self._start_steps()
+            yield usage_event(step.context, usage_metadata(usage, self._enforcement))
+            if not step.done and step.log_file_key is not None:
+                complete_compute_logs(self._context.instance, step.run_id, step.log_file_key)
 
     def _refused(self, step: RunningStep, reason: SecmonError) -> Iterator[DagsterEvent]:
         error = SerializableErrorInfo(
@@ -311,8 +304,8 @@ class StepLoop:
             yield violation_event(step.context, violation)
             failure = limit_failure(step.context, known_state, violation)
         elif step.verdict is not None and not (crashed and step.claims_success):
-            for entry in step.held:
-                yield from self._store(step, entry)
+            self._unstored += [(step, entry) for entry in step.held]
+            yield from self._store()
             return
         elif step.outcome != "running":
             # A resource that failed to start has already ended the step.
