@@ -90,6 +90,7 @@ __all__ = [
     "get_step_dependency_config_field",
     "get_tag_concurrency_limits_config",
     "has_hooks",
+    "held_events",
     "kept_connections",
     "multiple_process_executor_requirements",
     "run_hooks",
@@ -113,6 +114,21 @@ def divert_events(instance: DagsterInstance, store: Callable[[EventLogEntry], No
         store(event)
 
     instance.handle_new_event = handle_new_event  # type: ignore[method-assign]
+
+
+@contextmanager
+def held_events(instance: DagsterInstance) -> Iterator[list[EventLogEntry]]:
+    """Collect what is logged to ``instance`` meanwhile instead of writing it."""
+    held: list[EventLogEntry] = []
+    before = vars(instance).get("handle_new_event")
+    divert_events(instance, held.append)
+    try:
+        yield held
+    finally:
+        if before is None:
+            del instance.handle_new_event
+        else:
+            instance.handle_new_event = before  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -18,15 +18,15 @@ from secmon_dagster.orchestration.dagster_internals import (
     DagsterExecutionInterruptedError,
     EngineEventData,
     ErrorSource,
-    EventLogEntry,
     ExecutionStep,
     PlanOrchestrationContext,
     SerializableErrorInfo,
     complete_compute_logs,
     has_hooks,
+    held_events,
     state_for,
-    store_events,
 )
+from secmon_dagster.orchestration.executor.batch import Batch
 from secmon_dagster.orchestration.executor.books import Books
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
 from secmon_dagster.orchestration.executor.declared import layer_of, limits_of
@@ -71,7 +71,7 @@ class StepLoop:
         self._books = books
         self._plan = context.plan_data.execution_plan
         self._running: dict[str, RunningStep] = {}
-        self._unstored: list[tuple[RunningStep, EventLogEntry]] = []
+        self._batch = Batch(context.instance)
         self._hooks: dict[str, RunningStep] = {}
         self._waiting: ExecutionStep | None = None
         self._failed: set[str] = set()
@@ -86,20 +86,12 @@ class StepLoop:
         """
         trail = self._books.trail
         trail.run_starts(self._enforcement, len(self._plan.step_dict))
-        while self._busy():
-            if self._active.check_for_interrupts():
-                yield from self._interrupt()
-            if not self._stopping:
-                yield from self._start_steps()
-            notices = self._watch.take(self._patience())
-            for notice in notices:
-                if not isinstance(notice, Frame):
-                    yield from self._store()
-                yield from self._handle(notice)
+        try:
+            while self._busy():
+                yield from self._turn()
             yield from self._store()
-            if not notices:
-                self._books.usage.flush()
-            yield from self._active.plan_events_iterator(self._context)
+        finally:
+            self._batch.store()
         self._books.usage.flush()
         trail.run_is_over(self._failed, cancelled=self._stopping)
         if self._stopping:
@@ -107,6 +99,22 @@ class StepLoop:
                 self._context, "Interrupted all active steps", EngineEventData()
             )
             raise DagsterExecutionInterruptedError()
+
+    def _turn(self) -> Iterator[DagsterEvent]:
+        if self._active.check_for_interrupts():
+            yield from self._interrupt()
+        if not self._stopping:
+            yield from self._start_steps()
+        notices = self._watch.take(self._patience())
+        for notice in notices:
+            if not isinstance(notice, Frame | Started):
+                yield from self._store()
+            yield from self._handle(notice)
+        if self._batch.due_in() == 0:
+            yield from self._store()
+        elif not notices:
+            self._books.usage.flush()
+        yield from self._active.plan_events_iterator(self._context)
 
     def _busy(self) -> bool:
         going_on = not self._stopping and not self._active.is_complete
@@ -116,7 +124,8 @@ class StepLoop:
         if not self._busy():
             return 0.0
         until_retry = self._active.sleep_interval()
-        return min(_LONGEST_WAIT, until_retry) if until_retry > 0 else _LONGEST_WAIT
+        longest = min(_LONGEST_WAIT, until_retry) if until_retry > 0 else _LONGEST_WAIT
+        return min(longest, self._batch.due_in())
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -124,8 +133,9 @@ class StepLoop:
         while True:
             step = self._waiting
             if step is None:
-                free = self._config.max_concurrent - len(self._running)
-                vended = self._active.get_steps_to_execute(limit=min(free, 1))
+                if len(self._running) >= self._config.max_concurrent:
+                    return
+                vended = self._active.get_steps_to_execute(limit=1)
                 yield from self._active.concurrency_event_iterator(self._context)
                 if not vended:
                     return
@@ -160,14 +170,16 @@ class StepLoop:
         spec = StepSpec(step.key, state, isolated=running.isolated)
         # It is on its way while its first event is stored; its own come in behind that one.
         self._watch.start(step.key, spec.to_json(), limits)
-        yield DagsterEvent.step_worker_starting(
-            running.context,
-            f'Launching boxed process for "{step.key}".',
-            metadata={
-                "enforcement": self._enforcement,
-                "limits": MetadataValue.json(limits.to_json()),
-            },
-        )
+        with held_events(self._context.instance) as held:
+            DagsterEvent.step_worker_starting(
+                running.context,
+                f'Launching boxed process for "{step.key}".',
+                metadata={
+                    "enforcement": self._enforcement,
+                    "limits": MetadataValue.json(limits.to_json()),
+                },
+            )
+        self._batch.add(running, held)
 
     def _interrupt(self) -> Iterator[DagsterEvent]:
         yield DagsterEvent.engine_event(
@@ -216,7 +228,7 @@ class StepLoop:
         step.done |= message.kind is Kind.DONE
         step.error = message.error or step.error
         for entry in entries:
-            self._unstored.append((step, entry))
+            self._batch.add(step, [entry])
             event = entry.dagster_event
             if event is not None and event.event_type in ASSET_EVENTS:
                 yield from self._store()
@@ -226,9 +238,7 @@ class StepLoop:
 
     def _store(self) -> Iterator[DagsterEvent]:
         """Store what has come in, and act on it."""
-        unstored, self._unstored = self._unstored, []
-        store_events(self._context.instance, [entry for _, entry in unstored])
-        for step, entry in unstored:
+        for step, entry in self._batch.store():
             event = entry.dagster_event
             if event is None:
                 continue
@@ -279,7 +289,9 @@ class StepLoop:
             if not self._stopping:
                 # The next one is under way while the rest is written.
                 yield from self._start_steps()
-            yield usage_event(step.context, usage_metadata(usage, self._enforcement))
+            with held_events(self._context.instance) as held:
+                usage_event(step.context, usage_metadata(usage, self._enforcement))
+            self._batch.add(step, held)
             if not step.done and step.log_file_key is not None:
                 complete_compute_logs(self._context.instance, step.run_id, step.log_file_key)
 
@@ -304,7 +316,7 @@ class StepLoop:
             yield violation_event(step.context, violation)
             failure = limit_failure(step.context, known_state, violation)
         elif step.verdict is not None and not (crashed and step.claims_success):
-            self._unstored += [(step, entry) for entry in step.held]
+            self._batch.add(step, step.held)
             yield from self._store()
             return
         elif step.outcome != "running":
