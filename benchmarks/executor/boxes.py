@@ -20,9 +20,10 @@ from secmon_dagster.limits import ResourceLimits, run_boxed
 from secmon_dagster.limits.backends import Backend, Reading
 from secmon_dagster.limits.capabilities import open_backend
 from secmon_dagster.limits.evidence import Evidence
+from secmon_dagster.limits.forks import serve
 from secmon_dagster.limits.supervisor import Supervisor
 from secmon_dagster.limits.watched import Ended, Started
-from secmon_dagster.limits.zygote import Zygote, serve
+from secmon_dagster.limits.zygote import Zygote
 
 MB = 1 << 20
 BOXES = 1000

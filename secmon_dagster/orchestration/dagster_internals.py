@@ -11,6 +11,7 @@ from typing import Any
 
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.definitions.repository_definition import RepositoryLoadData
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -66,6 +67,7 @@ __all__ = [
     "ExecutionStep",
     "IExecutionStep",
     "IStepContext",
+    "InMemoryJob",
     "InstanceConcurrencyContext",
     "InstanceRef",
     "KnownExecutionState",
@@ -106,7 +108,7 @@ _POOL_RECYCLE_SECONDS = 600
 _POOL_OVERFLOW = 4
 
 
-def divert_events(instance: DagsterInstance, store: Callable[[EventLogEntry], None]) -> None:
+def divert_events(instance: DagsterInstance, store: Callable[[EventLogEntry], object]) -> None:
     """From now on ``instance`` hands new events to ``store`` instead of writing them."""
 
     def handle_new_event(event: EventLogEntry, *, batch_metadata: object = None) -> None:
