@@ -107,8 +107,6 @@ class StepLoop:
             yield from self._start_steps()
         notices = self._watch.take(self._patience())
         for notice in notices:
-            if not isinstance(notice, Frame | Started):
-                yield from self._store()
             yield from self._handle(notice)
         if self._batch.due_in() == 0:
             yield from self._store()
@@ -195,6 +193,9 @@ class StepLoop:
     # --- what happened ----------------------------------------------------------------------------
 
     def _handle(self, notice: Notice | Broken) -> Iterator[DagsterEvent]:
+        if isinstance(notice, Broken | Refused | Warned):
+            # What is written now comes behind what came in before it.
+            yield from self._store()
         if isinstance(notice, Broken):
             if isinstance(notice.error, SecmonError):
                 raise notice.error
@@ -309,19 +310,19 @@ class StepLoop:
         step.outcome = "refused"
 
     def _conclude(self, step: RunningStep, ended: Ended) -> Iterator[DagsterEvent]:
-        known_state = self._active.get_known_state()
         violation = ended.violation
         crashed = ended.signal is not None or bool(ended.exit_code) or not step.done
+        believed = step.verdict is not None and not (crashed and step.claims_success)
+        if violation is None and believed:
+            self._batch.add(step, step.held)
+        yield from self._store()
+        if violation is None and (believed or step.outcome != "running"):
+            # If not by its own word, it was ended by a resource that failed to start.
+            return
+        known_state = self._active.get_known_state()
         if violation is not None:
             yield violation_event(step.context, violation)
             failure = limit_failure(step.context, known_state, violation)
-        elif step.verdict is not None and not (crashed and step.claims_success):
-            self._batch.add(step, step.held)
-            yield from self._store()
-            return
-        elif step.outcome != "running":
-            # A resource that failed to start has already ended the step.
-            return
         elif ended.reason is KillReason.INTERRUPT:
             error = step.error or SerializableErrorInfo(
                 message=f"Step {step.key} was interrupted.\n",
