@@ -11,7 +11,7 @@ from dagster import DagsterInstance
 from secmon_dagster.orchestration.dagster_internals import EventLogEntry, store_events
 from secmon_dagster.orchestration.executor.steps import RunningStep
 
-_LINGER = 0.01
+_LINGER = 0.05
 """Seconds that an event may wait for others, if nothing depends on it."""
 
 

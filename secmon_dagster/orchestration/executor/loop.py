@@ -236,6 +236,9 @@ class StepLoop:
                 self._watch.send(step.key, STORED)
             elif event is not None and event.is_resource_init_failure:
                 yield from self._store()
+        if step.done:
+            # While its process goes.
+            yield from self._store()
 
     def _store(self) -> Iterator[DagsterEvent]:
         """Store what has come in, and act on it."""
