@@ -44,7 +44,11 @@ class Measured:
 def instance() -> Iterator[DagsterInstance]:
     with tempfile.TemporaryDirectory() as folder, embedded.hold() as url:
         database.migrate()
-        overrides = {"storage": {"postgres": {"postgres_url": url}}}
+        # As in the project's own dagster.yaml.
+        overrides = {
+            "storage": {"postgres": {"postgres_url": url}},
+            "telemetry": {"enabled": False},
+        }
         with DagsterInstance.local_temp(folder, overrides=overrides) as made:
             yield made
 

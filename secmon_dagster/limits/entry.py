@@ -102,9 +102,9 @@ def leave_the_network() -> None:
 def enter(plan: dict[str, Any], link: int) -> None:
     """Enter the box that ``plan`` describes.
 
-    Keys: ``join`` (``cgroup.procs`` files), ``subreaper`` (bool), ``processes`` (a cap on all of
-    this user's processes and threads; the kernel ignores it for root), ``network`` (bool: keep it),
-    ``notify`` (bool: send a listener for network calls over the socket ``link``).
+    Keys: ``join`` (``cgroup.procs`` or ``tasks`` files), ``subreaper`` (bool), ``processes`` (a cap
+    on all of this user's processes and threads; the kernel ignores it for root), ``network`` (bool:
+    keep it), ``notify`` (bool: send a listener for network calls over the socket ``link``).
 
     Raises:
         OSError: a step that did not hold.

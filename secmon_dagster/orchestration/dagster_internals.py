@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from dagster import DagsterEvent, DagsterInstance
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.definitions.repository_definition import RepositoryLoadData
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -25,6 +26,7 @@ from dagster._core.execution.context_creation_job import (
 )
 from dagster._core.execution.plan import execute_plan
 from dagster._core.execution.plan.active import ActiveExecution
+from dagster._core.execution.plan.handle import ResolvedFromDynamicStepHandle
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.objects import (
     ErrorSource,
@@ -45,10 +47,12 @@ from dagster._core.executor.step_delegating import CheckStepHealthResult, StepHa
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage import local_compute_log_manager
 from dagster._core.storage.dagster_run import DagsterRun
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import deserialize_value, serialize_value
 from dagster._utils import ensure_file, touch_file
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts
+from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_shared.error import SerializableErrorInfo
 
 __all__ = [
@@ -63,6 +67,7 @@ __all__ = [
     "ExecutionStep",
     "IExecutionStep",
     "IStepContext",
+    "InMemoryJob",
     "InstanceConcurrencyContext",
     "InstanceRef",
     "KnownExecutionState",
@@ -87,12 +92,15 @@ __all__ = [
     "get_step_dependency_config_field",
     "get_tag_concurrency_limits_config",
     "has_hooks",
+    "held_events",
     "kept_connections",
     "multiple_process_executor_requirements",
     "run_hooks",
     "run_hooks_unless",
     "serializable_error_info_from_exc_info",
     "serialize_value",
+    "state_for",
+    "store_events",
     "write_logs_to_files_only",
 ]
 
@@ -100,7 +108,7 @@ _POOL_RECYCLE_SECONDS = 600
 _POOL_OVERFLOW = 4
 
 
-def divert_events(instance: DagsterInstance, store: Callable[[EventLogEntry], None]) -> None:
+def divert_events(instance: DagsterInstance, store: Callable[[EventLogEntry], object]) -> None:
     """From now on ``instance`` hands new events to ``store`` instead of writing them."""
 
     def handle_new_event(event: EventLogEntry, *, batch_metadata: object = None) -> None:
@@ -108,6 +116,21 @@ def divert_events(instance: DagsterInstance, store: Callable[[EventLogEntry], No
         store(event)
 
     instance.handle_new_event = handle_new_event  # type: ignore[method-assign]
+
+
+@contextmanager
+def held_events(instance: DagsterInstance) -> Iterator[list[EventLogEntry]]:
+    """Collect what is logged to ``instance`` meanwhile instead of writing it."""
+    held: list[EventLogEntry] = []
+    before = vars(instance).get("handle_new_event")
+    divert_events(instance, held.append)
+    try:
+        yield held
+    finally:
+        if before is None:
+            del instance.handle_new_event
+        else:
+            instance.handle_new_event = before  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -136,6 +159,66 @@ def kept_connections(instance: DagsterInstance) -> Iterator[None]:
 def _put_back(storage: Any, engine: Any) -> None:
     pooled, storage._engine = storage._engine, engine
     pooled.dispose()
+
+
+ASSET_EVENTS = {
+    DagsterEventType.ASSET_MATERIALIZATION,
+    DagsterEventType.ASSET_OBSERVATION,
+    DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+"""What a step itself may ask the instance for once it is stored."""
+
+
+def store_events(instance: DagsterInstance, entries: Sequence[EventLogEntry]) -> None:
+    """Store events of steps in the order they are given.
+
+    PostgreSQL takes them in one statement, for a third of what each alone costs. Events about
+    assets, which go into further tables, take Dagster's own way, and so do all in other storages.
+    """
+    storage: Any = instance.event_log_storage
+    storage = getattr(storage, "_storage", storage)
+    if (
+        len(entries) < 2
+        or type(storage) is not PostgresEventLogStorage
+        or not all(map(_is_a_plain_row, entries))
+    ):
+        for entry in entries:
+            instance.handle_new_event(entry)
+        return
+    rows = [storage._event_to_row(entry) for entry in entries]
+    with storage._connect() as connection:
+        connection.execute(SqlEventLogStorageTable.insert(), rows)
+    for entry in entries:
+        for subscriber in instance._subscribers[entry.run_id]:
+            subscriber(entry)
+
+
+def _is_a_plain_row(entry: EventLogEntry) -> bool:
+    event = entry.dagster_event
+    return event is None or (event.asset_key is None and event.event_type not in ASSET_EVENTS)
+
+
+def state_for(
+    step: ExecutionStep, plan: ExecutionPlan, known: KnownExecutionState
+) -> KnownExecutionState:
+    """What of a run's state one step's execution asks for.
+
+    The whole grows with the run: what each step has put out, and all keys of dynamic outputs, for
+    each of which a plan holds a step.
+    """
+    wanted = {
+        handle for each in step.step_inputs for handle in each.get_step_output_handle_dependencies()
+    }
+    mappings = dict(known.dynamic_mappings)
+    handle = step.handle
+    if isinstance(handle, ResolvedFromDynamicStepHandle) and all(
+        each.mapping_key in (None, handle.mapping_key) for each in wanted
+    ):
+        mapped: Any = plan.get_step(handle.unresolved_form)
+        origin, output = mapped.resolved_by_step_key, mapped.resolved_by_output_name
+        if handle.mapping_key in (mappings.get(origin, {}).get(output) or ()):
+            mappings[origin] = {**mappings[origin], output: [handle.mapping_key]}
+    return known._replace(dynamic_mappings=mappings, ready_outputs=known.ready_outputs & wanted)
 
 
 def run_hooks_unless(ended: Callable[[], bool]) -> None:

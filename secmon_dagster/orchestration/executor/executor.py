@@ -26,9 +26,10 @@ from secmon_dagster.orchestration.dagster_internals import (
     kept_connections,
     multiple_process_executor_requirements,
 )
+from secmon_dagster.orchestration.executor.books import Books
 from secmon_dagster.orchestration.executor.config import CONFIG_SCHEMA, ExecutorConfig
 from secmon_dagster.orchestration.executor.declared import check_plan
-from secmon_dagster.orchestration.executor.loop import Books, StepLoop
+from secmon_dagster.orchestration.executor.loop import StepLoop
 from secmon_dagster.orchestration.executor.messages import LIMIT_REACHED
 from secmon_dagster.orchestration.executor.run_spec import RunSpec
 from secmon_dagster.orchestration.executor.trail import Trail

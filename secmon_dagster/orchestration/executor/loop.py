@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from dagster import DagsterEvent, MetadataValue
 
@@ -14,17 +13,21 @@ from secmon_dagster.limits.violation import ResourceUsage, Violation
 from secmon_dagster.limits.watch import Broken, Watch
 from secmon_dagster.limits.watched import Ended, Frame, Notice, Refused, Started, Warned
 from secmon_dagster.orchestration.dagster_internals import (
+    ASSET_EVENTS,
     ActiveExecution,
     DagsterExecutionInterruptedError,
     EngineEventData,
     ErrorSource,
-    EventLogEntry,
     ExecutionStep,
     PlanOrchestrationContext,
     SerializableErrorInfo,
     complete_compute_logs,
     has_hooks,
+    held_events,
+    state_for,
 )
+from secmon_dagster.orchestration.executor.batch import Batch
+from secmon_dagster.orchestration.executor.books import Books
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
 from secmon_dagster.orchestration.executor.declared import layer_of, limits_of
 from secmon_dagster.orchestration.executor.events import (
@@ -36,7 +39,6 @@ from secmon_dagster.orchestration.executor.events import (
     violation_event,
 )
 from secmon_dagster.orchestration.executor.messages import (
-    ASSET_EVENTS,
     STORED,
     BadMessage,
     Kind,
@@ -44,20 +46,9 @@ from secmon_dagster.orchestration.executor.messages import (
 )
 from secmon_dagster.orchestration.executor.run_spec import StepSpec
 from secmon_dagster.orchestration.executor.steps import ForgedEvent, RunningStep
-from secmon_dagster.orchestration.executor.trail import Trail
-from secmon_dagster.orchestration.executor.usage_rows import UsageRow, UsageRows
 
 _LONGEST_WAIT = 1.0
 """Seconds after which pools and retries are looked at again even if nothing happens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """Where a run is written down besides Dagster's event log."""
-
-    trail: Trail
-    usage: UsageRows
-    actor: str | None
 
 
 class StepLoop:
@@ -78,7 +69,9 @@ class StepLoop:
         self._watch = watch
         self._enforcement = enforcement
         self._books = books
+        self._plan = context.plan_data.execution_plan
         self._running: dict[str, RunningStep] = {}
+        self._batch = Batch(context.instance)
         self._hooks: dict[str, RunningStep] = {}
         self._waiting: ExecutionStep | None = None
         self._failed: set[str] = set()
@@ -92,15 +85,13 @@ class StepLoop:
             AuditError: the audit chain can't be written and must be.
         """
         trail = self._books.trail
-        trail.run_starts(self._enforcement, len(self._context.plan_data.execution_plan.step_dict))
-        while self._busy():
-            if self._active.check_for_interrupts():
-                yield from self._interrupt()
-            if not self._stopping:
-                yield from self._start_steps()
-            for notice in self._watch.take(self._patience()):
-                yield from self._handle(notice)
-            yield from self._active.plan_events_iterator(self._context)
+        trail.run_starts(self._enforcement, len(self._plan.step_dict))
+        try:
+            while self._busy():
+                yield from self._turn()
+            yield from self._store()
+        finally:
+            self._batch.store()
         self._books.usage.flush()
         trail.run_is_over(self._failed, cancelled=self._stopping)
         if self._stopping:
@@ -108,6 +99,20 @@ class StepLoop:
                 self._context, "Interrupted all active steps", EngineEventData()
             )
             raise DagsterExecutionInterruptedError()
+
+    def _turn(self) -> Iterator[DagsterEvent]:
+        if self._active.check_for_interrupts():
+            yield from self._interrupt()
+        if not self._stopping:
+            yield from self._start_steps()
+        notices = self._watch.take(self._patience())
+        for notice in notices:
+            yield from self._handle(notice)
+        if self._batch.due_in() == 0:
+            yield from self._store()
+        elif not notices:
+            self._books.usage.flush()
+        yield from self._active.plan_events_iterator(self._context)
 
     def _busy(self) -> bool:
         going_on = not self._stopping and not self._active.is_complete
@@ -117,7 +122,8 @@ class StepLoop:
         if not self._busy():
             return 0.0
         until_retry = self._active.sleep_interval()
-        return min(_LONGEST_WAIT, until_retry) if until_retry > 0 else _LONGEST_WAIT
+        longest = min(_LONGEST_WAIT, until_retry) if until_retry > 0 else _LONGEST_WAIT
+        return min(longest, self._batch.due_in())
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -125,8 +131,9 @@ class StepLoop:
         while True:
             step = self._waiting
             if step is None:
-                free = self._config.max_concurrent - len(self._running)
-                vended = self._active.get_steps_to_execute(limit=min(free, 1))
+                if len(self._running) >= self._config.max_concurrent:
+                    return
+                vended = self._active.get_steps_to_execute(limit=1)
                 yield from self._active.concurrency_event_iterator(self._context)
                 if not vended:
                     return
@@ -157,16 +164,20 @@ class StepLoop:
         except AuditError as closed:
             yield from self._over(running, self._refused(running, closed), None)
             return
-        yield DagsterEvent.step_worker_starting(
-            running.context,
-            f'Launching boxed process for "{step.key}".',
-            metadata={
-                "enforcement": self._enforcement,
-                "limits": MetadataValue.json(limits.to_json()),
-            },
-        )
-        spec = StepSpec(step.key, known_state, isolated=running.isolated)
+        state = state_for(step, self._plan, known_state)
+        spec = StepSpec(step.key, state, isolated=running.isolated)
+        # It is on its way while its first event is stored; its own come in behind that one.
         self._watch.start(step.key, spec.to_json(), limits)
+        with held_events(self._context.instance) as held:
+            DagsterEvent.step_worker_starting(
+                running.context,
+                f'Launching boxed process for "{step.key}".',
+                metadata={
+                    "enforcement": self._enforcement,
+                    "limits": MetadataValue.json(limits.to_json()),
+                },
+            )
+        self._batch.add(running, held)
 
     def _interrupt(self) -> Iterator[DagsterEvent]:
         yield DagsterEvent.engine_event(
@@ -182,6 +193,9 @@ class StepLoop:
     # --- what happened ----------------------------------------------------------------------------
 
     def _handle(self, notice: Notice | Broken) -> Iterator[DagsterEvent]:
+        if isinstance(notice, Broken | Refused | Warned):
+            # What is written now comes behind what came in before it.
+            yield from self._store()
         if isinstance(notice, Broken):
             if isinstance(notice.error, SecmonError):
                 raise notice.error
@@ -193,8 +207,8 @@ class StepLoop:
         if step is None:
             return
         if isinstance(notice, Frame):
+            step.unread += len(notice.payload)
             yield from self._message(step, notice.payload)
-            self._watch.consumed(notice.key, len(notice.payload))
         elif isinstance(notice, Started):
             step.pid = notice.pid
         elif isinstance(notice, Warned):
@@ -215,26 +229,37 @@ class StepLoop:
         step.done |= message.kind is Kind.DONE
         step.error = message.error or step.error
         for entry in entries:
-            yield from self._store(step, entry)
+            self._batch.add(step, [entry])
             event = entry.dagster_event
             if event is not None and event.event_type in ASSET_EVENTS:
+                yield from self._store()
                 self._watch.send(step.key, STORED)
+            elif event is not None and event.is_resource_init_failure:
+                yield from self._store()
+        if step.done:
+            # While its process goes.
+            yield from self._store()
 
-    def _store(self, step: RunningStep, entry: EventLogEntry) -> Iterator[DagsterEvent]:
-        self._context.instance.handle_new_event(entry)
-        event = entry.dagster_event
-        if event is None:
-            return
-        yield event
-        if event.step_key is None:
-            return
-        self._advance(step, event)
-        if event.is_resource_init_failure and event.engine_event_data.error is not None:
-            failure = plain_failure(
-                step.context, self._active.get_known_state(), event.engine_event_data.error
-            )
-            yield failure
-            self._advance(step, failure)
+    def _store(self) -> Iterator[DagsterEvent]:
+        """Store what has come in, and act on it."""
+        for step, entry in self._batch.store():
+            event = entry.dagster_event
+            if event is None:
+                continue
+            yield event
+            if event.step_key is None:
+                continue
+            self._advance(step, event)
+            if event.is_resource_init_failure and event.engine_event_data.error is not None:
+                failure = plain_failure(
+                    step.context, self._active.get_known_state(), event.engine_event_data.error
+                )
+                yield failure
+                self._advance(step, failure)
+        for step in self._running.values():
+            if step.unread:
+                self._watch.consumed(step.key, step.unread)
+                step.unread = 0
 
     def _advance(self, step: RunningStep, event: DagsterEvent) -> None:
         self._active.handle_event(event)
@@ -258,37 +283,21 @@ class StepLoop:
             violation, usage = ended.violation, ended.usage
             if violation is not None:
                 self._books.trail.violation(step.key, violation)
-            yield usage_event(step.context, usage_metadata(usage, self._enforcement))
-            if not step.done and step.log_file_key is not None:
-                complete_compute_logs(self._context.instance, step.run_id, step.log_file_key)
         self._active.verify_complete(self._context, step.key)
         if step.outcome not in ("success", "retry"):
             self._failed.add(step.key)
         if ended is not None and ended.reason is KillReason.INTERRUPT:
             step.outcome = "interrupted"
-        self._books.trail.step_is_over(step.key, step.outcome, usage.to_dict())
-        self._write_down(step, usage, violation)
-
-    def _write_down(
-        self, step: RunningStep, usage: ResourceUsage, violation: Violation | None
-    ) -> None:
-        self._books.usage.add(
-            UsageRow(
-                run_id=step.run_id,
-                step_key=step.key,
-                attempt=step.attempt,
-                job_name=self._context.job_name,
-                op_name=step.context.step.node_handle.name,
-                enforcement=self._enforcement,
-                limits=step.limits,
-                outcome=step.outcome,
-                violation=None if violation is None else violation.type.value,
-                usage=usage,
-                user_id=self._books.actor,
-            )
-        )
-        if not self._running:
-            self._books.usage.flush()
+        self._books.step_is_over(step, usage, violation, self._enforcement)
+        if ended is not None:
+            if not self._stopping:
+                # The next one is under way while the rest is written.
+                yield from self._start_steps()
+            with held_events(self._context.instance) as held:
+                usage_event(step.context, usage_metadata(usage, self._enforcement))
+            self._batch.add(step, held)
+            if not step.done and step.log_file_key is not None:
+                complete_compute_logs(self._context.instance, step.run_id, step.log_file_key)
 
     def _refused(self, step: RunningStep, reason: SecmonError) -> Iterator[DagsterEvent]:
         error = SerializableErrorInfo(
@@ -304,19 +313,19 @@ class StepLoop:
         step.outcome = "refused"
 
     def _conclude(self, step: RunningStep, ended: Ended) -> Iterator[DagsterEvent]:
-        known_state = self._active.get_known_state()
         violation = ended.violation
         crashed = ended.signal is not None or bool(ended.exit_code) or not step.done
+        believed = step.verdict is not None and not (crashed and step.claims_success)
+        if violation is None and believed:
+            self._batch.add(step, step.held)
+        yield from self._store()
+        if violation is None and (believed or step.outcome != "running"):
+            # If not by its own word, it was ended by a resource that failed to start.
+            return
+        known_state = self._active.get_known_state()
         if violation is not None:
             yield violation_event(step.context, violation)
             failure = limit_failure(step.context, known_state, violation)
-        elif step.verdict is not None and not (crashed and step.claims_success):
-            for entry in step.held:
-                yield from self._store(step, entry)
-            return
-        elif step.outcome != "running":
-            # A resource that failed to start has already ended the step.
-            return
         elif ended.reason is KillReason.INTERRUPT:
             error = step.error or SerializableErrorInfo(
                 message=f"Step {step.key} was interrupted.\n",

@@ -9,11 +9,10 @@ import threading
 from dataclasses import dataclass
 from enum import Enum
 
-from dagster import DagsterEventType
-
 from secmon_dagster.errors import LimitsError
 from secmon_dagster.limits.channel import encode_frame
 from secmon_dagster.orchestration.dagster_internals import (
+    ASSET_EVENTS,
     EventLogEntry,
     SerializableErrorInfo,
     deserialize_value,
@@ -25,12 +24,6 @@ STORED = b"A"
 
 LIMIT_REACHED = b"V"
 """What the run's process says before it asks a step to stop at its limit."""
-
-ASSET_EVENTS = {
-    DagsterEventType.ASSET_MATERIALIZATION,
-    DagsterEventType.ASSET_OBSERVATION,
-    DagsterEventType.ASSET_CHECK_EVALUATION,
-}
 
 
 class Kind(bytes, Enum):

@@ -23,6 +23,7 @@ from secmon_dagster.orchestration.dagster_internals import (
     serializable_error_info_from_exc_info,
 )
 from secmon_dagster.orchestration.executor.messages import StepLink
+from secmon_dagster.orchestration.executor.rehearsal import Rehearsal
 from secmon_dagster.orchestration.executor.run_spec import RunSpec, StepSpec
 from secmon_dagster.settings import get_settings
 
@@ -33,6 +34,17 @@ class StepProcess:
     def __init__(self, spec: RunSpec, instance: DagsterInstance) -> None:
         self._spec = spec
         self._instance = instance
+        self._rehearsal = Rehearsal()
+
+    def rehearse(self) -> None:
+        """Do what each step does up to its op, so that the next time it is quick."""
+        spec = self._spec
+        create_execution_plan(
+            job=spec.job,
+            run_config=spec.run_config,
+            repository_load_data=spec.repository_load_data,
+        )
+        self._rehearsal()
 
     def __call__(self, document: bytes, channel: socket.socket) -> int:
         """Execute the step that ``document`` names; returns the process's exit code."""

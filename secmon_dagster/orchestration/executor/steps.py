@@ -51,6 +51,8 @@ class RunningStep:
     isolated: bool = False
     log_file_key: str | None = None
     outcome: str = "running"
+    unread: int = 0
+    """Bytes it sent of which it hasn't been told that they were dealt with."""
 
     @property
     def key(self) -> str:

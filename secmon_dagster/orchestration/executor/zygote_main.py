@@ -15,18 +15,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dagster import DagsterInstance
 
 from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.limits.entry import outlive_parent
-from secmon_dagster.limits.zygote import Control, Handler, Zygote, serve
-from secmon_dagster.orchestration.dagster_internals import (
-    create_execution_plan,
-    write_logs_to_files_only,
-)
+from secmon_dagster.limits.forks import serve
+from secmon_dagster.limits.zygote import Control, Zygote
+from secmon_dagster.orchestration.dagster_internals import write_logs_to_files_only
 from secmon_dagster.orchestration.executor.run_spec import RunSpec
 from secmon_dagster.settings import get_settings
+
+if TYPE_CHECKING:
+    from secmon_dagster.orchestration.executor.step_process import StepProcess
 
 # Modules a step imports on its way that loading the job doesn't: 0.2 s a step if left to it.
 _LAZY_MODULES = (
@@ -35,6 +37,9 @@ _LAZY_MODULES = (
     "dagster._core.storage.fs_io_manager",
     "secmon_dagster.orchestration.executor.step_process",
 )
+
+_REHEARSALS = 10
+"""Python has learned an instruction's types after eight times."""
 
 # Importing takes seconds in which nobody listens whether the run still lives, so the kernel does.
 _BOOTSTRAP = (
@@ -102,10 +107,16 @@ def main(link_fd: int, spec_fd: int) -> None:
         raise
     # From here on the closing link tells of the run's end, and its steps are to be cleaned up.
     outlive_parent()
-    serve(link, handler, folders=[Path(name) for name in spec.folders], guard=spec.guard)
+    serve(
+        link,
+        handler,
+        folders=[Path(name) for name in spec.folders],
+        guard=spec.guard,
+        rehearse=handler.rehearse,
+    )
 
 
-def warm_up(spec: RunSpec) -> Handler:
+def warm_up(spec: RunSpec) -> StepProcess:
     """Import and build all that steps share; returns what runs one of them."""
     for module in spec.preload_modules:
         try:
@@ -126,12 +137,10 @@ def warm_up(spec: RunSpec) -> Handler:
         with contextlib.suppress(ImportError):
             importlib.import_module(home)
     instance = DagsterInstance.from_ref(spec.instance)
-    # Loads the job and, on the way, everything a plan needs.
-    create_execution_plan(
-        job=spec.job,
-        run_config=spec.run_config,
-        repository_load_data=spec.repository_load_data,
-    )
     from secmon_dagster.orchestration.executor.step_process import StepProcess
 
-    return StepProcess(spec, instance)
+    handler = StepProcess(spec, instance)
+    for _ in range(_REHEARSALS):
+        # Loads the job and, on the way, everything a plan needs.
+        handler.rehearse()
+    return handler
