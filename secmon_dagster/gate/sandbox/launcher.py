@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from threading import Lock
 
@@ -28,7 +29,10 @@ ZYGOTE = Path(__file__).with_name("zygote.py")
 START_SECONDS = 20.0
 REAP_SECONDS = 5.0
 # What every interpreter needs to start.
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime")
+ALWAYS_READABLE = (
+    *("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime"),
+    *(sys.prefix, sys.base_prefix),
+)
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,23 @@ class Confinement:
 
 @dataclass(frozen=True)
 class Warm:
-    """Bundled checks kept imported: their paths, and a digest that changes with their bytes."""
+    """Bundled checks kept imported: their paths, what they see besides the artifact, how they are
+    shut in, and a digest that changes with their bytes."""
 
     checks: tuple[str, ...] = ()
+    readable: tuple[str, ...] = ()
+    isolation: Isolation = Isolation.LANDLOCK
     version: str = ""
+
+    def prepared(self) -> str:
+        """What the zygote is told at its start."""
+        return json.dumps(
+            {
+                "checks": self.checks,
+                "readable": [*ALWAYS_READABLE, *self.readable],
+                "isolation": self.isolation,
+            }
+        )
 
 
 def run_confined(
@@ -96,7 +113,10 @@ def run_confined(
             "argv": command,
             "environment": dict(confinement.environment),
             "folder": str(confinement.folder),
-            "readable": [*SYSTEM, sys.prefix, sys.base_prefix, *map(str, confinement.readable)],
+            "readable": [
+                *(ALWAYS_READABLE if warm is None else ()),
+                *map(str, confinement.readable),
+            ],
             "isolation": confinement.isolation,
             "limits": confinement.limits(),
         }
@@ -140,18 +160,35 @@ def bubblewrap(argv: list[str], confinement: Confinement) -> list[str]:
     Raises:
         OSError: bubblewrap is not installed.
     """
-    program = shutil.which("bwrap")
+    program = _bubblewrap()
     if program is None:
         raise OSError("bubblewrap (bwrap) is not installed")
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
     command += ["--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
     for name, value in confinement.environment.items():
         command += ["--setenv", name, value]
-    seen = dict.fromkeys([*SYSTEM, sys.prefix, sys.base_prefix, *map(str, confinement.readable)])
+    seen = dict.fromkeys([*ALWAYS_READABLE, *map(str, confinement.readable)])
     for path in seen:
-        command += ["--ro-bind-try", path, path]
+        command += _shown(path)
     folder = str(confinement.folder)
     return [*command, "--bind", folder, folder, "--chdir", folder, "--", *argv]
+
+
+@cache
+def _bubblewrap() -> str | None:
+    return shutil.which("bwrap")
+
+
+def _shown(path: str) -> list[str]:
+    """What shows ``path`` in the box. A mount costs more than a link: /lib is one on most systems,
+    to what is shown anyway."""
+    if path in ALWAYS_READABLE and os.path.islink(path):  # noqa: PTH114
+        target = os.readlink(path)  # noqa: PTH115
+        if target.lstrip("/").startswith("usr/"):
+            return ["--symlink", target, path]
+    if path.startswith("/usr/"):
+        return []  # with /usr
+    return ["--ro-bind-try", path, path]
 
 
 def _watch(
@@ -160,7 +197,7 @@ def _watch(
     """Read both streams until ``status`` speaks. Returns them and why reading ended."""
     streams = {stdout: bytearray(), stderr: bytearray()}
     reason = ""
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:
         for descriptor in (stdout, stderr, status):
             os.set_blocking(descriptor, False)
             selector.register(descriptor, selectors.EVENT_READ)
@@ -196,7 +233,7 @@ def _drain(descriptor: int, buffer: bytearray, max_output: int) -> bool:
 def _status(descriptor: int) -> int:
     """The exit code from the keeper, once everything is dead."""
     os.set_blocking(descriptor, False)
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         if not selector.select(REAP_SECONDS):
             raise OSError("the sandbox did not end")
@@ -210,29 +247,36 @@ def _status(descriptor: int) -> int:
 
 
 class _Zygote:
-    """One warm process and the socket to it."""
+    """One warm process and the sockets to it: for programs, and for the checks it holds."""
 
     def __init__(self, warm: Warm) -> None:
         self.owner = os.getpid()
         self.warm = warm
-        self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with other:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(ZYGOTE), str(other.fileno()), *warm.checks],
-                pass_fds=(other.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-                start_new_session=True,
-            )
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        (self.socket, self.warm_socket), others = zip(*pairs, strict=True)
+        for ours in (self.socket, self.warm_socket):
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        numbers = [other.fileno() for other in others]
+        command = [sys.executable, "-I", "-S", "-B", str(ZYGOTE), *map(str, numbers)]
+        self._process = subprocess.Popen(
+            [*command, warm.prepared()],
+            pass_fds=numbers,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            start_new_session=True,
+        )
+        for other in others:
+            other.close()
         self.socket.settimeout(START_SECONDS)
         if self.socket.recv(16) != b"ready":
             raise OSError("the sandbox's zygote did not start")
         self.socket.settimeout(REAP_SECONDS)
+        self.warm_socket.settimeout(REAP_SECONDS)
 
     def close(self) -> None:
-        """Let it end; it leaves when its socket closes."""
+        """Let it end; it leaves when its sockets close."""
         self.socket.close()
+        self.warm_socket.close()
         if self.owner == os.getpid():
             self._process.wait()
 
@@ -244,7 +288,8 @@ _zygote: _Zygote | None = None
 def _send(request: bytes, descriptors: list[int], warm: Warm | None) -> None:
     for attempt in _attempts(warm):
         try:
-            socket.send_fds(attempt.socket, [request], descriptors)
+            connection = attempt.socket if warm is None else attempt.warm_socket
+            socket.send_fds(connection, [request], descriptors)
             return
         except OSError as lost:
             reason = lost
