@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -217,24 +218,24 @@ class Gatekeeper:
     def _run_scripts(
         self, artifact: Artifact, policy: Policy, taken: Snapshot | None
     ) -> MonitoringResult:
-        return combine(
-            [
-                run_security_check(
-                    artifact.id,
-                    artifact.name,
-                    artifact.type,
-                    script_name=script,
-                    size=taken.size if taken else artifact.size_bytes,
-                    path=taken.path if taken else None,
-                    sha256=taken.sha256 if taken else None,
-                    url=artifact.url,
-                    config=policy.config,
-                    timeout=policy.timeout,
-                    max_output=policy.max_output,
-                )
-                for script in policy.scripts_for(artifact)
-            ]
-        )
+        def run(script: str) -> MonitoringResult:
+            return run_security_check(
+                artifact.id,
+                artifact.name,
+                artifact.type,
+                script_name=script,
+                size=taken.size if taken else artifact.size_bytes,
+                path=taken.path if taken else None,
+                sha256=taken.sha256 if taken else None,
+                url=artifact.url,
+                config=policy.config,
+                timeout=policy.timeout,
+                max_output=policy.max_output,
+            )
+
+        scripts = policy.scripts_for(artifact)
+        with ThreadPoolExecutor(len(scripts)) as threads:
+            return combine(list(threads.map(run, scripts)))
 
     def _cached(self, key: tuple[str, str, str]) -> Verdict | None:
         found = self._cache.get(key)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +67,14 @@ def stop_at(
     after: bool = False,
 ) -> None:
     """Call ``act`` right before (or after) the ``nth`` call of a function."""
-    original, calls = getattr(module, name), [0]
+    original, calls = getattr(module, name), count(1)
 
     def stopped(*arguments, **options):
-        calls[0] += 1
-        if calls[0] == nth and not after:
+        number = next(calls)  # scripts run at the same time
+        if number == nth and not after:
             act()
         result = original(*arguments, **options)
-        if calls[0] == nth and after:
+        if number == nth and after:
             act()
         return result
 

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -133,7 +133,7 @@ def run_confined(
             stack.callback(os.close, descriptor)
         control = stack.enter_context(os.fdopen(control_writer, "wb"))
         try:
-            _send(request, theirs, warm)
+            stack.callback(_answered, _send(request, theirs, warm))
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
@@ -252,6 +252,8 @@ class _Zygote:
     def __init__(self, warm: Warm) -> None:
         self.owner = os.getpid()
         self.warm = warm
+        self.running = 0
+        self.retired = False
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
         (self.socket, self.warm_socket), others = zip(*pairs, strict=True)
         for ours in (self.socket, self.warm_socket):
@@ -273,8 +275,10 @@ class _Zygote:
         self.socket.settimeout(REAP_SECONDS)
         self.warm_socket.settimeout(REAP_SECONDS)
 
-    def close(self) -> None:
-        """Let it end; it leaves when its sockets close."""
+    def close_if_retired(self) -> None:
+        """Let it end if nobody waits for it; it leaves when its sockets close."""
+        if not self.retired or (self.running and self.owner == os.getpid()):
+            return
         self.socket.close()
         self.warm_socket.close()
         if self.owner == os.getpid():
@@ -285,28 +289,38 @@ _lock = Lock()
 _zygote: _Zygote | None = None
 
 
-def _send(request: bytes, descriptors: list[int], warm: Warm | None) -> None:
-    for attempt in _attempts(warm):
+def _send(request: bytes, descriptors: list[int], warm: Warm | None) -> _Zygote:
+    """Ask; returns the zygote that took it, which stays until :func:`_answered`."""
+    for fresh in (False, True):
+        zygote = _current(warm, fresh)
+        connection = zygote.socket if warm is None else zygote.warm_socket
         try:
-            connection = attempt.socket if warm is None else attempt.warm_socket
             socket.send_fds(connection, [request], descriptors)
-            return
+            return zygote
         except OSError as lost:
+            _answered(zygote)
             reason = lost
     raise OSError(f"the sandbox's zygote doesn't answer: {reason}")
 
 
-def _attempts(warm: Warm | None) -> Iterator[_Zygote]:
-    """The zygote of this process, and a new one if that failed."""
+def _answered(zygote: _Zygote) -> None:
+    with _lock:
+        zygote.running -= 1
+        zygote.close_if_retired()
+
+
+def _current(warm: Warm | None, fresh: bool) -> _Zygote:
+    """The zygote of this process; a new one if ``fresh`` is wanted or ``warm`` is another. One that
+    others still wait for is closed when they have their answers."""
     global _zygote
-    for fresh in (False, True):
-        with _lock:
-            usable = _zygote is not None and _zygote.owner == os.getpid()
-            held = None if _zygote is None else _zygote.warm
-            if not usable or fresh or (warm is not None and held != warm):
-                if _zygote is not None:
-                    _zygote.close()
-                _zygote = _Zygote(warm or Warm())
-            current = _zygote
-        assert current is not None
-        yield current
+    with _lock:
+        old = _zygote
+        usable = old is not None and old.owner == os.getpid() and not fresh
+        if old is None or not usable or (warm is not None and old.warm != warm):
+            if old is not None:
+                old.retired = True
+                old.close_if_retired()
+            _zygote = _Zygote(warm or (old.warm if old else Warm()))
+        assert _zygote is not None
+        _zygote.running += 1
+        return _zygote

@@ -35,7 +35,7 @@ else:
 
 _Run = Callable[[socket.socket], NoReturn]
 LARGEST_REQUEST = 1 << 20
-SPARES = 2
+SPARES = 3
 # Milliseconds after which a check's place is taken by another spare process; a check that is done
 # by then doesn't share the processor with the making of one.
 SOON_ENDED = 5
