@@ -13,10 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from check_arguments import Check
+from check_arguments import Check, run_unheard
 
 WARN_BYTES = 1_000_000_000
 BLOCK_BYTES = 10_000_000_000
+
+
+def rehearse() -> None:
+    """For the process that checks are forked from: have prepared what Python prepares late."""
+    run_unheard(main, "--size=100", "--config", "{}")
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Latency of a check, throughput of a scan, and what other scanners say of the same corpus.
+"""Latency of a check, throughput of a scan, decisions and downloads, and what other scanners say.
 
 ``python -m benchmarks.gate``; ``--peers`` installs picklescan, modelscan and fickling into virtual
 environments of their own under a temporary folder and runs them on the corpus of the tests.
@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.gate import served
 from secmon_dagster.gate import run_security_check
 from secmon_dagster.gate.scanner import scan_path
 from tests.gate.scanner import benign, benign_variants, hostile, hostile_variants
@@ -153,6 +154,12 @@ def main() -> None:
         folder = Path(name)
         latency(folder)
         throughput(folder)
+        with served.platform(folder / "home"):
+            served.decisions(
+                folder / "model.pkl",
+                lambda what, act, goal: show(what, milliseconds(act), goal=goal),
+            )
+            served.downloads(folder, folder / "model.pkl")
         compare(folder, "--peers" in sys.argv)
 
 

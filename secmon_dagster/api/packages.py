@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -36,11 +35,11 @@ from secmon_dagster.errors import (
 from secmon_dagster.gate import Artifact, Gatekeeper, Outcome, approval, history
 from secmon_dagster.gate.artifact import safe_file_name
 from secmon_dagster.gate.gatekeeper import Release
+from secmon_dagster.gate.sealed import SealedFile
 from secmon_dagster.settings import get_settings
 
 router = APIRouter(tags=["packages"])
 
-CHUNK = 1 << 20
 RETRY_SECONDS = "30"
 _ID = r"^[^\x00-\x1f\x7f]{1,200}$"
 ArtifactId = Annotated[str, Path(pattern=_ID, description="Id of an artifact.")]
@@ -136,33 +135,38 @@ def download(
         release = gatekeeper().download(artifact_id, user_id=who.user_id)
     except GateError as refused:
         return _refused(request, refused, artifact_id)
-    if release.descriptor is None:
+    if release.file is None:
         return _json(_artifact(release.artifact), 200, _gate_headers(release))
-    etag = f'"sha256-{release.sha256}"'
+    file = release.file
+    etag = f'"sha256-{file.sha256}"'
     headers = {
         "ETag": etag,
-        "Repr-Digest": f"sha-256=:{_base64(release.sha256)}:",
+        "Repr-Digest": f"sha-256=:{_base64(file.sha256)}:",
         "Cache-Control": "private, no-cache",
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{_file_name(release.artifact)}"',
         **_gate_headers(release),
     }
     if if_match is not None and not matches(if_match, etag, weak=False):
-        os.close(release.descriptor)
+        file.close()
         return problems.respond(request, 412, "precondition-failed", "The file has other bytes")
     if if_none_match is not None and matches(if_none_match, etag, weak=True):
-        os.close(release.descriptor)
+        file.close()
         return Response(status_code=304, headers=headers)
     honoured = range if if_range is None or if_range == etag else None
     try:
-        span = choose(honoured, release.size)
+        span = choose(honoured, file.size)
     except UnsatisfiableError:
-        os.close(release.descriptor)
+        file.close()
         return problems.respond(
-            request, 416, "range-not-satisfiable", f"The file has {release.size} bytes",
-            headers={"Content-Range": f"bytes */{release.size}"},
+            request, 416, "range-not-satisfiable", f"The file has {file.size} bytes",
+            headers={"Content-Range": f"bytes */{file.size}"},
         )  # fmt: skip
-    return _stream(release.descriptor, release.size, span, headers)
+    try:
+        return _stream(file, span, headers)
+    except GateError as refused:
+        file.close()
+        return _refused(request, refused, artifact_id)
 
 
 @router.get("/packages/{artifact_id}/history")
@@ -278,23 +282,26 @@ def _gate_headers(release: Release) -> dict[str, str]:
     return headers
 
 
-def _stream(descriptor: int, size: int, span: Span | None, headers: dict[str, str]) -> Response:
-    first, last = (0, size - 1) if span is None else span
-    if span is not None:
-        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    headers["Content-Length"] = str(last - first + 1)
+def _stream(file: SealedFile, span: Span | None, headers: dict[str, str]) -> Response:
+    """The bytes, each piece proved just before it is sent.
 
-    file = os.fdopen(descriptor, "rb")  # closed by the end, or by whoever forgets the generator
+    Raises:
+        ArtifactBlockedError: the first piece is not what was hashed. At a later one the connection
+            ends early, which ``Content-Length`` tells the client.
+    """
+    first, last = (0, file.size - 1) if span is None else span
+    if span is not None:
+        headers["Content-Range"] = f"bytes {first}-{last}/{file.size}"
+    headers["Content-Length"] = str(last - first + 1)
+    proved = file.pieces(first, last)
+    opening = next(proved, b"")
 
     async def pieces() -> AsyncIterator[bytes]:
-        at = first
-        with file:
-            while at <= last:
-                piece = await anyio.to_thread.run_sync(
-                    os.pread, file.fileno(), min(CHUNK, last + 1 - at), at
-                )
-                at += len(piece)
+        piece: bytes | None = opening
+        with file:  # closed here, or by whoever forgets the generator
+            while piece is not None:
                 yield piece
+                piece = await anyio.to_thread.run_sync(next, proved, None)
 
     return StreamingResponse(
         pieces(),

@@ -1,7 +1,7 @@
 """Artifacts: files that may be downloaded or loaded, and private snapshots of their bytes.
 
 What is judged and what is served is a snapshot: the bytes are copied into a private file while
-they are hashed, so that nobody can change them between the hash and the use.
+they are hashed, and each piece of the copy is proved again when it is read (``sealed.py``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from secmon_dagster.errors import InvalidInputError, NotFoundError
+from secmon_dagster.errors import ArtifactBlockedError, InvalidInputError, NotFoundError
+from secmon_dagster.gate.sealed import PIECE, Seal, SealedFile, read_piece, state_of
 
-CHUNK = 1 << 20
 MAX_NAME = 4096
 
 
@@ -45,14 +45,49 @@ class Artifact:
     created_at: datetime | None = None
 
 
+def artifact_of(row: Mapping[str, Any]) -> Artifact:
+    """A row of ``artifacts`` as an artifact."""
+    return Artifact(**{**row, "path": Path(row["path"]) if row["path"] else None})
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """Bytes that can't change any more: an open descriptor on a private copy, and its hash."""
+    """Bytes that can't change unnoticed: a private copy at ``path``, and its hash."""
 
     path: Path
-    descriptor: int
-    size: int
-    sha256: str
+    _file: SealedFile
+    _made: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._file.size
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal."""
+        return self._file.sha256
+
+    def open(self) -> SealedFile:
+        """The bytes, to be read after the copy's name is gone; to be closed by who gets it."""
+        return self._file.duplicate()
+
+    def prove(self) -> None:
+        """Raise if what ``path`` led to may have been anything but these bytes until now.
+
+        The kernel moves an inode's change time with every write, rename and link, and lets nobody
+        set it; what happened within the clock's tick of the copy shows in the tags.
+
+        Raises:
+            ArtifactBlockedError: the copy was replaced or changed.
+        """
+        try:
+            now = state_of(self.path.stat(follow_symlinks=False))
+        except OSError:
+            now = None
+        if now != self._made:
+            raise ArtifactBlockedError("the gate's copy was changed while it was checked")
+        self._file.prove()
 
 
 def open_regular(path: Path | str) -> int:
@@ -99,30 +134,35 @@ def snapshot(path: Path | str, folder: Path, *, max_bytes: int) -> Iterator[Snap
         private = Path(tempfile.mkdtemp(prefix="snapshot-", dir=folder))
         try:
             copy = private / safe_file_name(Path(path).name)
-            with _copied(source, copy, max_bytes) as snapshotted:
-                yield snapshotted
+            with _copy(source, copy, max_bytes) as file:
+                yield Snapshot(copy, file, file.state())
         finally:
             shutil.rmtree(private, ignore_errors=True)
     finally:
         os.close(source)
 
 
-@contextmanager
-def _copied(source: int, copy: Path, max_bytes: int) -> Iterator[Snapshot]:
-    digest, size = hashlib.sha256(), 0
-    created = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-    with os.fdopen(created, "wb") as target:
-        while piece := os.pread(source, CHUNK, size):
-            digest.update(piece)
-            target.write(piece)
-            size += len(piece)
-            if size > max_bytes:
-                raise InvalidInputError.of("size", f"more than {size}", f"0 to {max_bytes} bytes")
-    descriptor = os.open(copy, os.O_RDONLY | os.O_CLOEXEC)
+def _copy(source: int, target: Path, max_bytes: int) -> SealedFile:
+    digest, size, seal = hashlib.sha256(), 0, Seal()
+    descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
     try:
-        yield Snapshot(copy, descriptor, size, digest.hexdigest())
-    finally:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            while True:
+                piece = read_piece(source, size // PIECE)
+                digest.update(piece)
+                seal.add(piece)
+                file.write(piece)
+                size += len(piece)
+                if size > max_bytes:
+                    raise InvalidInputError.of(
+                        "size", f"at least {size}", f"0 to {max_bytes} bytes"
+                    )
+                if len(piece) < PIECE:
+                    break
+        return SealedFile(descriptor, size, digest.hexdigest(), seal)
+    except BaseException:
         os.close(descriptor)
+        raise
 
 
 def safe_file_name(name: str) -> str:

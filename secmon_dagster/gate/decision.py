@@ -16,7 +16,7 @@ from secmon_dagster.errors import (
 from secmon_dagster.gate import approval, history
 from secmon_dagster.gate.artifact import Artifact
 from secmon_dagster.gate.isolation import strength
-from secmon_dagster.gate.verdict import Outcome, Verdict
+from secmon_dagster.gate.verdict import MonitoringResult, Outcome, Verdict
 from secmon_dagster.settings import get_settings
 
 
@@ -74,3 +74,14 @@ def refusal(verdict: Verdict) -> GateError:
     reasons = "; ".join(str(f.get("message", f.get("rule", "?"))) for f in verdict.findings[:3])
     message = f"artifact {name!r} is blocked: {reasons or 'by its check'}"
     return ArtifactBlockedError(message, **context)
+
+
+def blocked(artifact: Artifact, rule: str, message: str) -> MonitoringResult:
+    """The gate's own word, without a script's."""
+    return MonitoringResult(
+        artifact_id=artifact.id,
+        script_name="gate",
+        exit_code=2,
+        findings=({"level": "block", "rule": rule, "message": message},),
+        recommendation="block",
+    )

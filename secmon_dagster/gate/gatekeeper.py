@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -27,14 +29,16 @@ from secmon_dagster.errors import (
     NotFoundError,
 )
 from secmon_dagster.gate import approval, history
-from secmon_dagster.gate.artifact import Artifact, Snapshot, check_name, snapshot
-from secmon_dagster.gate.decision import require
+from secmon_dagster.gate.artifact import Artifact, Snapshot, artifact_of, check_name, snapshot
+from secmon_dagster.gate.decision import blocked, require
 from secmon_dagster.gate.policy import Policy, load_policy
 from secmon_dagster.gate.runner import run_security_check
+from secmon_dagster.gate.sealed import PIECE, SealedFile
 from secmon_dagster.gate.verdict import MonitoringResult, Outcome, Verdict, combine
 from secmon_dagster.settings import get_settings
 
 _CACHE_SIZE = 4096
+_CACHED = (Outcome.ALLOW, Outcome.WARN, Outcome.BLOCK)
 # Checks at a time in one process; the next ones wait for as long as a script may run.
 SLOTS = 4 * (os.cpu_count() or 1)
 _slots = threading.BoundedSemaphore(SLOTS)
@@ -42,14 +46,12 @@ _slots = threading.BoundedSemaphore(SLOTS)
 
 @dataclass(frozen=True)
 class Release:
-    """What may be handed out: an open descriptor on a private copy, to be closed by who gets it.
-    Without one the artifact only lives at its URL. ``verdict`` is None where none was needed."""
+    """What may be handed out: the judged bytes, to be closed by who gets them. Without a file the
+    artifact only lives at its URL. ``verdict`` is None where none was needed."""
 
     artifact: Artifact
     verdict: Verdict | None
-    descriptor: int | None = None
-    size: int = 0
-    sha256: str = ""
+    file: SealedFile | None = None
 
 
 class Gatekeeper:
@@ -161,63 +163,79 @@ class Gatekeeper:
         sha256 = taken.sha256 if taken else None
         digest = policy.digest(artifact)
         key = (artifact.id, sha256 or "", digest)
-        cached = None if fresh else self._cached(key)
         changed = taken is not None and artifact.sha256 not in (None, sha256)
+        cached = None if fresh or changed else self._cached(key)
         if changed:
-            result = _changed(artifact, sha256)
+            message = f"the file has SHA-256 {sha256}, {artifact.sha256} was registered"
+            result = blocked(artifact, "bytes-changed", message)
         elif cached is not None:
             result = replace(cached.result, execution_duration_ms=0.0)
         else:
-            if not _slots.acquire(timeout=policy.timeout):
-                raise GateBusyError(
-                    f"{SLOTS} checks are under way", artifact_id=artifact.id, retry_after=5
-                )
-            try:
-                result = self._run(artifact, policy, taken)
-            finally:
-                _slots.release()
+            result = self._run(artifact, policy, taken)
         with transaction(user_id=user_id) as connection:
-            if taken is not None and artifact.sha256 is None:
-                connection.execute(
-                    "UPDATE artifacts SET sha256 = %s, size_bytes = %s "
-                    "WHERE id = %s AND sha256 IS NULL",
-                    (sha256, taken.size, artifact.id),
+            overruled = cached is not None and not history.still_holds(connection, cached)
+            if not overruled:
+                if taken is not None and artifact.sha256 is None:
+                    connection.execute(
+                        "UPDATE artifacts SET sha256 = %s, size_bytes = %s "
+                        "WHERE id = %s AND sha256 IS NULL",
+                        (sha256, taken.size, artifact.id),
+                    )
+                verdict = history.save_monitoring_result(
+                    result,
+                    user_id=user_id,
+                    run_id=run_id,
+                    sha256=sha256,
+                    policy_digest=digest,
+                    cached_from=None if cached is None else cached.check_id,
+                    enqueue=self._enqueue,
+                    connection=connection,
                 )
-            verdict = history.save_monitoring_result(
-                result,
-                user_id=user_id,
-                run_id=run_id,
-                sha256=sha256,
-                policy_digest=digest,
-                cached_from=None if cached is None or changed else cached.check_id,
-                enqueue=self._enqueue,
-                connection=connection,
-            )
-        if cached is None and result.outcome in (Outcome.ALLOW, Outcome.WARN, Outcome.BLOCK):
+        if overruled:  # another process has judged since, and otherwise
+            return self._judge(artifact, policy, taken, user_id, run_id, fresh=True)
+        by_scripts = result.script_digest != ""
+        if cached is None and by_scripts and result.outcome in _CACHED:
             self._cache[key] = (time.monotonic(), verdict)
             while len(self._cache) > _CACHE_SIZE:
                 self._cache.popitem(last=False)
         return verdict
 
     def _run(self, artifact: Artifact, policy: Policy, taken: Snapshot | None) -> MonitoringResult:
-        return combine(
-            [
-                run_security_check(
-                    artifact.id,
-                    artifact.name,
-                    artifact.type,
-                    script_name=script,
-                    size=taken.size if taken else artifact.size_bytes,
-                    path=taken.path if taken else None,
-                    sha256=taken.sha256 if taken else None,
-                    url=artifact.url,
-                    config=policy.config,
-                    timeout=policy.timeout,
-                    max_output=policy.max_output,
-                )
-                for script in policy.scripts_for(artifact)
-            ]
-        )
+        if not _slots.acquire(timeout=policy.timeout):
+            raise GateBusyError(
+                f"{SLOTS} checks are under way", artifact_id=artifact.id, retry_after=5
+            )
+        try:
+            result = self._run_scripts(artifact, policy, taken)
+            if taken is not None:
+                taken.prove()
+        except ArtifactBlockedError as changed:
+            return blocked(artifact, "copy-changed", changed.message)
+        finally:
+            _slots.release()
+        return result
+
+    def _run_scripts(
+        self, artifact: Artifact, policy: Policy, taken: Snapshot | None
+    ) -> MonitoringResult:
+        def run(script: str) -> MonitoringResult:
+            return run_security_check(
+                artifact.id,
+                artifact.name,
+                artifact.type,
+                script_name=script,
+                size=taken.size if taken else artifact.size_bytes,
+                path=taken.path if taken else None,
+                sha256=taken.sha256 if taken else None,
+                url=artifact.url,
+                config=policy.config,
+                timeout=policy.timeout,
+                max_output=policy.max_output,
+            )
+
+        scripts = policy.scripts_for(artifact)
+        with ThreadPoolExecutor(len(scripts)) as threads:
+            return combine(list(threads.map(run, scripts)))
 
     def _cached(self, key: tuple[str, str, str]) -> Verdict | None:
         found = self._cache.get(key)
@@ -231,7 +249,7 @@ class Gatekeeper:
         """The artifact's bytes, if the newest verdict on exactly these bytes lets them pass.
 
         The file is copied and hashed now, the verdict looked up for that hash under the policy in
-        force, and what is returned is the copy: nothing happens to it after its hash.
+        force, and what is returned is the copy: it yields the bytes that were hashed, or raises.
 
         Raises:
             ArtifactBlockedError: the verdict blocks, there is none, the bytes are not those that
@@ -257,7 +275,7 @@ class Gatekeeper:
                 digest = policy.digest(artifact)
                 verdict = history.latest_verdict(connection, artifact.id, taken.sha256, digest)
                 require(connection, artifact, verdict)
-            return os.fdopen(os.dup(taken.descriptor), "rb")
+            return io.BufferedReader(taken.open(), PIECE)
 
     def download(self, artifact_id: str, *, user_id: str | None = None) -> Release:
         """Check and release in one go, on one copy of the bytes: what an endpoint serves.
@@ -278,9 +296,7 @@ class Gatekeeper:
                 verdict = self._judge(artifact, policy, taken, user_id, None, False)
                 with transaction(user_id=user_id) as connection:
                     require(connection, artifact, verdict)
-            if taken is None:
-                return Release(artifact, verdict)
-            return Release(artifact, verdict, os.dup(taken.descriptor), taken.size, taken.sha256)
+            return Release(artifact, verdict, taken.open() if taken else None)
 
     # --- approve ----------------------------------------------------------------------------------
 
@@ -381,19 +397,3 @@ class Gatekeeper:
             resource_id=artifact_id,
             data=data,
         )
-
-
-def _changed(artifact: Artifact, sha256: str | None) -> MonitoringResult:
-    message = f"the file has SHA-256 {sha256}, {artifact.sha256} was registered"
-    return MonitoringResult(
-        artifact_id=artifact.id,
-        script_name="gate",
-        exit_code=2,
-        findings=({"level": "block", "rule": "bytes-changed", "message": message},),
-        recommendation="block",
-        script_digest="",
-    )
-
-
-def artifact_of(row: dict[str, Any]) -> Artifact:
-    return Artifact(**{**row, "path": Path(row["path"]) if row["path"] else None})

@@ -162,6 +162,14 @@ def latest_verdict(
     return None if row is None else verdict_of(row)
 
 
+def still_holds(connection: psycopg.Connection[Any], verdict: Verdict) -> bool:
+    """Whether the newest verdict on the same bytes under the same policy says the same."""
+    newest = latest_verdict(
+        connection, verdict.result.artifact_id, verdict.sha256, verdict.policy_digest
+    )
+    return newest is not None and newest.action is verdict.action
+
+
 def find_check(check_id: str) -> Verdict | None:
     """One check by its id."""
     with transaction() as connection:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from secmon_dagster.gate.scripts import (
     ScriptMissingError,
     find_script,
     script_arguments,
+    stamps_of,
 )
 from secmon_dagster.gate.verdict import (
     EXIT_NO_INTERPRETER,
@@ -39,7 +44,7 @@ from secmon_dagster.settings import bundled_scripts, get_settings
 
 DEFAULT_SCRIPT = "default_check.py"
 WARM_CHECKS = ("default_check.py", "size_limit_check.py", "content_check.py")
-BUNDLED_FOLDER = bundled_scripts()
+BUNDLED_FOLDER = bundled_scripts().resolve()
 SCRIPT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -114,11 +119,11 @@ def run_security_check(
     )
     seen = () if path is None else (Path(path).absolute(),)
     try:
-        with tempfile.TemporaryDirectory(prefix="secmon-check-") as own:
+        with _empty_folder() as own:
             confinement = Confinement(
                 plan.isolation,
                 Path(own),
-                readable=(folder.resolve(), SCANNER_FOLDER, *seen),
+                readable=seen if plan.warm else (folder.resolve(), SCANNER_FOLDER, *seen),
                 environment={"PATH": SCRIPT_PATH, "LANG": "C.UTF-8", "TMPDIR": own},
                 timeout=timeout,
                 max_output=max_output,
@@ -126,7 +131,26 @@ def run_security_check(
             ended = run_confined([*plan.command, *arguments], confinement, warm=plan.warm)
     except OSError as refused:
         return failed(EXIT_SCRIPT_ERROR, f"Security script {script.name}: {refused}", script)
+    try:
+        # What is warm is not opened again.
+        unchanged = plan.warm is not None or find_script(script_name, folder) == script
+    except ScriptMissingError:
+        unchanged = False
+    if not unchanged:
+        return failed(EXIT_SCRIPT_ERROR, f"Security script {script.name} changed while it ran")
     return _result(artifact_id, script, ended, max_output, timeout, plan.isolation)
+
+
+@contextlib.contextmanager
+def _empty_folder() -> Iterator[str]:
+    folder = tempfile.mkdtemp(prefix="secmon-check-")
+    try:
+        yield folder
+    finally:
+        try:
+            os.rmdir(folder)  # noqa: PTH106 - as good as always: most scripts leave nothing
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -147,19 +171,29 @@ def _plan(script: Script, folder: Path) -> _Plan:
     """
     demanded = Isolation(get_settings().gate_min_isolation)
     warm_levels = [level for level in (Isolation.LANDLOCK, Isolation.USERNS) if level >= demanded]
-    if script.name in WARM_CHECKS and folder.resolve() == BUNDLED_FOLDER.resolve():
+    if script.name in WARM_CHECKS and script.path.parent == BUNDLED_FOLDER:
         for level in warm_levels:
             if available(level):
-                scripts = [find_script(name, folder) for name in WARM_CHECKS]
-                version = "".join(found.digest for found in scripts)
-                warm = Warm(tuple(str(found.path) for found in scripts), version)
-                return _Plan([str(script.path)], level, warm)
+                stamps = tuple(stamps_of(f"{BUNDLED_FOLDER}/{name}") for name in WARM_CHECKS)
+                return _Plan([str(script.path)], level, _warm(level, stamps))
     command, strongest = script.command(), strongest_isolation()
     if strongest < demanded:
         raise OSError(
             f"SECMON_GATE_MIN_ISOLATION demands {demanded}, this machine offers {strongest}"
         )
     return _Plan(command, strongest)
+
+
+@lru_cache(maxsize=8)
+def _warm(level: Isolation, stamps: tuple[object, ...]) -> Warm:
+    """The bundled checks as they are now; ``stamps`` change with them."""
+    scripts = [find_script(name, BUNDLED_FOLDER) for name in WARM_CHECKS]
+    return Warm(
+        tuple(str(found.path) for found in scripts),
+        (str(BUNDLED_FOLDER), str(SCANNER_FOLDER)),
+        level,
+        "".join(found.digest for found in scripts),
+    )
 
 
 def _result(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from secmon_dagster.gate.scanner import __file__ as scanner_file
 
+_Stamp = tuple[str, int, int, int]
 SCANNER_FOLDER = Path(scanner_file).resolve().parent
 
 
@@ -29,11 +30,13 @@ class InterpreterMissingError(Exception):
 
 @dataclass(frozen=True)
 class Script:
-    """A script that exists. ``digest`` covers it and what the bundled ones import."""
+    """A script that exists. ``digest`` covers it and what the bundled ones import; ``stamps`` are
+    other ones after its files were written to or replaced, even by the same bytes."""
 
     name: str
     path: Path
     digest: str
+    stamps: tuple[_Stamp, ...] = ()
 
     def command(self) -> list[str]:
         """Interpreter and script, to be followed by arguments.
@@ -76,36 +79,40 @@ def find_script(name: str, folder: Path) -> Script:
     missing = ScriptMissingError(f"Security script not found: {name}")
     if not name or "\0" in name or name.startswith("-"):
         raise missing
-    folder = folder.resolve()
-    renamed = Path(name).stem.replace("-", "_") + ".py"
-    for candidate in (folder / name, folder / renamed):
-        path = candidate.resolve()
-        if path.is_relative_to(folder) and path.is_file():
-            return Script(path.name, path, _script_digest(path, folder))
+    real = os.path.realpath(folder)
+    for candidate in (name, Path(name).stem.replace("-", "_") + ".py"):
+        path = os.path.realpath(f"{real}/{candidate}")
+        if os.path.commonpath((real, path)) == real and os.path.isfile(path):  # noqa: PTH113
+            found, stamps = Path(path), stamps_of(path)
+            return Script(found.name, found, _digest_of(stamps), stamps)
     raise missing
 
 
-def _script_digest(path: Path, folder: Path) -> str:
+def stamps_of(path: str) -> tuple[_Stamp, ...]:
+    """What can't stay the same when a script, or what the bundled ones share, is written to or
+    replaced: nobody can set the time of change, as they can the one of modification."""
+    files = [path]
+    if path.endswith(".py"):
+        files.append(f"{path.rpartition('/')[0]}/check_arguments.py")
+    stamps = []
+    for file in files:
+        try:
+            status = os.stat(file)  # noqa: PTH116 - asked several times for each check
+        except FileNotFoundError:
+            continue
+        stamps.append((file, status.st_ctime_ns, status.st_size, status.st_ino))
+    return tuple(stamps)
+
+
+@lru_cache(maxsize=256)
+def _digest_of(stamps: tuple[_Stamp, ...]) -> str:
     """SHA-256 over the script, what the bundled ones share, and the scanner they may import.
 
     Files of the folder are looked at each time, the scanner once a process: it is this program's
     own code, and the warm process holds it imported.
     """
-    files = [path]
-    shared = folder / "check_arguments.py"
-    if path.suffix == ".py" and shared.is_file():
-        files.append(shared)
-    signature = tuple(
-        (str(file), status.st_mtime_ns, status.st_size, status.st_ino)
-        for file in files
-        for status in (file.stat(),)
-    )
-    return _digest_files(signature, path.suffix == ".py")
-
-
-@lru_cache(maxsize=256)
-def _digest_files(signature: tuple[tuple[str, int, int, int], ...], with_scanner: bool) -> str:
-    return _digest([Path(path) for path, _, _, _ in signature], scanner_digest() * with_scanner)
+    scanner = scanner_digest() if stamps[0][0].endswith(".py") else ""
+    return _digest([Path(path) for path, *_ in stamps], scanner)
 
 
 @cache

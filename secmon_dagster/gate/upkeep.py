@@ -13,7 +13,8 @@ from psycopg.rows import dict_row
 
 from secmon_dagster.database import transaction
 from secmon_dagster.errors import InvalidInputError, NotFoundError
-from secmon_dagster.gate.gatekeeper import Gatekeeper, artifact_of
+from secmon_dagster.gate.artifact import artifact_of
+from secmon_dagster.gate.gatekeeper import Gatekeeper
 from secmon_dagster.gate.history import latest_verdict
 from secmon_dagster.gate.policy import load_policy
 from secmon_dagster.gate.verdict import Outcome, Verdict

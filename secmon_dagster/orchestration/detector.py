@@ -35,8 +35,8 @@ def platform(user: str) -> Platform:
     )
 
 
-def through_the_gate(file: Path, user: str) -> None:
-    """Have the gate read a model file.
+def through_the_gate(file: Path, user: str) -> bytes:
+    """Have the gate read a model file; returns the bytes it let pass.
 
     Raises:
         GateError: it doesn't let these bytes pass.
@@ -50,7 +50,8 @@ def through_the_gate(file: Path, user: str) -> None:
         uploaded_by=user,
     )
     keeper.check(artifact.id, user_id=user)
-    keeper.open_released(artifact.id, user_id=user).close()
+    with keeper.open_released(artifact.id, user_id=user) as released:
+        return released.read()
 
 
 def watch_scores(version: str, model: DetectorModel) -> None:

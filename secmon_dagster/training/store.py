@@ -175,8 +175,7 @@ def publish(connection: psycopg.Connection[Any], file: IO[bytes], model: StoredM
     Raises:
         NotFoundError: no such model version.
     """
-    suffix = Path(str(file.name)).suffix if isinstance(file.name, str) else ""
-    target = released_directory() / model.model_id / f"{model.version}{suffix or '.skops'}"
+    target = released_directory() / model.model_id / f"{model.version}.skops"
     with whole_or_nothing(target) as copy:
         shutil.copyfileobj(file, copy, 1 << 20)
     released = connection.execute(

@@ -131,12 +131,22 @@ class DetectorModel:
         """
         try:
             content = path.read_bytes()
+        except OSError as unreadable:
+            raise _no_model(str(path), unreadable) from None
+        return cls.loads(content, str(path))
+
+    @classmethod
+    def loads(cls, content: bytes, origin: str = "what was given") -> DetectorModel:
+        """Read the bytes of a file that :meth:`save` wrote; ``origin`` is named in errors.
+
+        Raises:
+            InvalidInputError: they are damaged, or made by another version's features.
+        """
+        try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return cls._from(arrays, hashlib.sha256(content).hexdigest())
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as unreadable:
-            raise InvalidInputError(
-                f"{path} is no detector model: {unreadable}", hint="Train one: secmon vecsec train"
-            ) from None
+            raise _no_model(origin, unreadable) from None
 
     @classmethod
     def _from(cls, arrays: Any, version: str) -> DetectorModel:
@@ -168,3 +178,9 @@ class DetectorModel:
             families=frozenset(meta["families"]),
             version=version,
         )
+
+
+def _no_model(origin: str, why: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"{origin} is no detector model: {why}", hint="Train one: secmon vecsec train"
+    )

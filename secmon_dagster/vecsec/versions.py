@@ -55,13 +55,13 @@ class Platform:
 
     Attributes:
         enqueue: writes the audit entry.
-        gate: refuses by raising; is asked about the very file before it is used.
+        gate: refuses by raising; returns the file's bytes that it let pass, and only they are used.
         watch: has the scores of a version compared with its reference from now on; gets the version
             as the registry knows it, and the model.
     """
 
     enqueue: Enqueue
-    gate: Callable[[Path], None]
+    gate: Callable[[Path], bytes]
     watch: Callable[[str, DetectorModel], None]
 
 
@@ -149,15 +149,16 @@ def _activate(
 ) -> None:
     """Gate, register, watch; the file itself is replaced last, when nothing can refuse any more."""
     path = version_file(version)
-    _check_bytes(version, path)
-    platform.gate(path)
+    _bytes_of(version)
+    content = platform.gate(path)
+    _check_bytes(version, content)
     _remember_what_was_there(connection)
     connection.execute(
         "UPDATE secmon.vecsec_versions SET activated_at = clock_timestamp() WHERE version = %s",
         [version],
     )
     _register(connection, version, path, author, metrics)
-    platform.watch(registry_version(version), DetectorModel.load(path))
+    platform.watch(registry_version(version), DetectorModel.loads(content))
     record(connection, "model_update", type_="activated", actor=actor)
     platform.enqueue(
         connection,
@@ -166,17 +167,25 @@ def _activate(
         resource_type="vecsec_model",
         resource_id=version,
     )
-    _replace_file(path)
+    _replace_file(content)
 
 
-def _check_bytes(version: str, path: Path) -> None:
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != version:
+def _bytes_of(version: str) -> bytes:
+    """The bytes of a version, read once: its file may be another one a moment later."""
+    path = version_file(version)
+    content = path.read_bytes() if path.is_file() else b""
+    _check_bytes(version, content)
+    return content
+
+
+def _check_bytes(version: str, content: bytes) -> None:
+    if hashlib.sha256(content).hexdigest() != version:
         raise ConflictError(f"the file of version {version[:12]} is missing or has been changed")
 
 
-def _replace_file(path: Path) -> None:
+def _replace_file(content: bytes) -> None:
     fresh = model_file().with_suffix(".new")
-    shutil.copyfile(path, fresh)
+    fresh.write_bytes(content)
     fresh.replace(model_file())
 
 
@@ -232,14 +241,13 @@ def roll_back(actor: str, platform: Platform) -> str:
         if len(rows) < 2:
             raise NotFoundError("no earlier detector version has been in use")
         (left, _), (version, author) = rows
-        path = version_file(version)
-        _check_bytes(version, path)
+        content = _bytes_of(version)
         # The version left is no longer one to go back to.
         connection.execute(
             "UPDATE secmon.vecsec_versions SET activated_at = NULL WHERE version = %s", [left]
         )
-        _register(connection, version, path, author, {})
-        platform.watch(registry_version(version), DetectorModel.load(path))
+        _register(connection, version, version_file(version), author, {})
+        platform.watch(registry_version(version), DetectorModel.loads(content))
         record(connection, "model_update", type_="rolled_back", actor=actor)
         platform.enqueue(
             connection,
@@ -250,5 +258,5 @@ def roll_back(actor: str, platform: Platform) -> str:
             data={"left": left},
             level="warn",
         )
-        _replace_file(path)
+        _replace_file(content)
     return str(version)

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ import pytest
 
 from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.gate import Action, Isolation, Outcome, run_security_check
-from secmon_dagster.gate.sandbox import available
+from secmon_dagster.gate.sandbox import available, launcher, strongest_isolation
 from secmon_dagster.gate.verdict import outcome_of
 
 SAYS = {0: "allow", 1: "warn"}
@@ -285,6 +286,25 @@ def test_the_bundled_checks_are_forked_warm_under_landlock(monkeypatch):
     get_settings.cache_clear()
     if available(Isolation.USERNS):
         assert run_security_check("a", "m").isolation == Isolation.USERNS
+
+
+def test_the_first_checks_of_a_process_may_come_all_at_once(scripts, monkeypatch):
+    """Probing the sandbox, starting the warm process and asking it happen at the same time."""
+    (scripts / "own.py").write_text(python(0))
+
+    def check(number: int):
+        if number % 2:
+            return run_security_check("a", "m", script_name="own.py", scripts_dir=scripts)
+        return run_security_check("a", "m")
+
+    for _ in range(3):
+        monkeypatch.setattr(launcher, "_zygote", None)
+        available.cache_clear()
+        strongest_isolation.cache_clear()
+        with ThreadPoolExecutor(8) as threads:
+            results = list(threads.map(check, range(16)))
+        assert {result.outcome for result in results} == {Outcome.ALLOW}, results
+        assert len({(r.script_name, r.isolation) for r in results}) == 2, results
 
 
 def test_a_result_as_a_dict_has_the_documented_members(scripts):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from secmon_dagster.gate import Outcome, run_security_check
 from secmon_dagster.settings import bundled_scripts
@@ -85,3 +93,63 @@ def test_it_runs_alone_from_a_shell():
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, json.loads(done.stdout)["recommendation"]) == (0, "allow")
+
+
+def importable(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+BUNDLES = pytest.mark.skipif(
+    not importable("model_signing"), reason="the extra 'signing' (model-signing) is not installed"
+)
+
+
+@pytest.fixture
+def signed(tmp_path: Path):
+    """A file, and the configuration under which its bundle is believed."""
+    from model_signing import signing
+
+    file, key = tmp_path / "model.skops", ec.generate_private_key(ec.SECP256R1())
+    file.write_bytes(CONTENT)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pem").write_bytes(pem)
+    signer = signing.Config().use_elliptic_key_signer(private_key=tmp_path / "key.pem")
+    signer.sign(file, tmp_path / "bundle.json")
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return file, public.decode(), (tmp_path / "bundle.json").read_text()
+
+
+def check_bundle(file: Path, public_key: str, bundle: str | None):
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    told = {"public_key": public_key, "bundles": {digest: bundle} if bundle else {}}
+    return run_security_check(
+        "a", "model", "model", script_name="signature_check.py", path=file, sha256=digest,
+        size=file.stat().st_size, config={"model_signing": told}, timeout=30.0,
+    )  # fmt: skip
+
+
+@BUNDLES
+def test_a_bundle_of_model_signing_passes_for_its_file_and_key_only(signed):
+    file, public, bundle = signed
+    assert check_bundle(*signed).outcome is Outcome.ALLOW, check_bundle(*signed)
+    other = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    refused = [check_bundle(file, pem, bundle), check_bundle(file, public, bundle[:-9])]
+    refused.append(check_bundle(file, public, None))
+    file.write_bytes(b"weightz")
+    refused.append(check_bundle(file, public, bundle))
+    assert {result.outcome for result in refused} == {Outcome.BLOCK}, refused
+    rules = [result.findings[0]["rule"] for result in refused]
+    assert rules == ["bad-signature", "bad-signature", "unsigned", "bad-signature"]
+
+
+@pytest.mark.skipif(importable("model_signing"), reason="the package model-signing is installed")
+def test_a_bundle_without_the_package_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "model.skops").write_bytes(CONTENT)
+    result = check_bundle(tmp_path / "model.skops", "key", "{}")
+    assert result.outcome is Outcome.SCRIPT_ERROR
+    assert "pip install model-signing" in result.stdout

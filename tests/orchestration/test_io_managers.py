@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from secmon_dagster.gate import Gatekeeper
 from secmon_dagster.orchestration.io_managers import GatedIOManager
 from secmon_dagster.settings import get_settings
+from tests.gate.swaps import overwritten, unlinked_copies
 
 
 class Innocent:
@@ -69,6 +70,25 @@ def test_a_file_swapped_between_the_steps_is_not_loaded_by_a_run_of_the_consumer
     assert not done.success
     failed = done.get_step_failure_events()[0].step_failure_data.error.message
     assert "was registered" in failed
+
+
+@pytest.mark.parametrize("whose", ["the model's file", "the gate's copy"])
+def test_bytes_swapped_between_the_decision_and_the_load(run, monkeypatch, whose):
+    assert run(model).success
+    opening = Gatekeeper.open_released
+
+    def swapped(*arguments, **options):
+        opened = opening(*arguments, **options)
+        overwritten(stored() if whose == "the model's file" else unlinked_copies()[0])
+        return opened
+
+    monkeypatch.setattr(Gatekeeper, "open_released", swapped)
+    done = run(consumer)
+    if whose == "the model's file":
+        assert done.output_for_node("consumer") == 0  # what was judged is what was loaded
+    else:
+        failed = done.get_step_failure_events()[0].step_failure_data.error.message
+        assert "after it was hashed" in failed
 
 
 def test_a_check_forged_at_the_report_endpoint_of_the_webserver_releases_nothing(run, tmp_path):

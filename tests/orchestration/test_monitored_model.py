@@ -10,6 +10,7 @@ from secmon_dagster.audit import Query, get_audit_logger
 from secmon_dagster.orchestration.components.monitored_model import model_assets
 from secmon_dagster.orchestration.tables import TableIOManager
 from secmon_dagster.training import DataSource, Estimator, ModelSpec
+from tests.gate.swaps import overwritten, unlinked_copies
 
 
 def spec(**changes) -> ModelSpec:
@@ -119,6 +120,30 @@ def test_bytes_swapped_after_the_verdict_are_not_released(database, home, instan
     assert not again.success
     assert "SHA-256" in failed_steps(again)["release"]
     assert sorted((home / "released" / "flowers").iterdir()) == before
+
+
+@pytest.mark.parametrize("whose", ["the model's file", "the gate's copy"])
+def test_bytes_swapped_while_they_are_released(
+    database, home, instance, released, monkeypatch, whose
+):
+    ((path,),) = rows(database, "SELECT path FROM secmon.artifacts")
+    good = Path(path).read_bytes()
+    (before,) = (home / "released" / "flowers").glob("*.skops")
+    before.unlink()
+    publish = training.publish
+
+    def swapped(*arguments):
+        overwritten(Path(path) if whose == "the model's file" else unlinked_copies()[0])
+        return publish(*arguments)
+
+    monkeypatch.setattr(training, "publish", swapped)
+    again = materialize(spec(), instance, only=["release"])
+    if whose == "the model's file":
+        assert again.success
+        assert before.read_bytes() == good
+    else:
+        assert "after it was hashed" in failed_steps(again)["release"]
+        assert list(before.parent.glob("*.skops")) == []
 
 
 def test_a_model_that_needs_approval_is_not_released_without_one(database, home, instance):

@@ -70,7 +70,7 @@ def _outcomes(database: Database) -> dict[str | None, int]:
 class Witness:
     """A platform that lets every file pass and remembers what it was asked."""
 
-    def __init__(self, gate: Callable[[Path], None] | None = None) -> None:
+    def __init__(self, gate: Callable[[Path], bytes] = Path.read_bytes) -> None:
         self.gated: list[str] = []
         self.watched: list[str] = []
         self._gate = gate
@@ -78,10 +78,9 @@ class Witness:
     def platform(self) -> Platform:
         return Platform(enqueue=enqueue, gate=self.gate, watch=self.watch)
 
-    def gate(self, file: Path) -> None:
+    def gate(self, file: Path) -> bytes:
         self.gated.append(hashlib.sha256(file.read_bytes()).hexdigest())
-        if self._gate is not None:
-            self._gate(file)
+        return self._gate(file)
 
     def watch(self, version: str, model: DetectorModel) -> None:
         assert registry_version(model.version) == version
@@ -240,13 +239,37 @@ def test_the_gate_of_the_command_line_reads_the_file(candidate: Candidate, tmp_p
 
 
 def test_a_gate_that_refuses_keeps_the_model_in_use(candidate: Candidate) -> None:
-    def refuse(_: Path) -> None:
+    def refuse(_: Path) -> bytes:
         raise ConflictError("blocked by the gate")
 
     before = model_file().read_bytes()
     with pytest.raises(ConflictError, match="blocked by the gate"):
         approve(candidate.version, "carol", Witness(refuse).platform())
     assert model_file().read_bytes() == before
+
+
+def test_a_file_swapped_behind_the_gate_is_not_what_is_put_into_use(
+    base: str, candidate: Candidate
+) -> None:
+    def swapped(file: Path) -> bytes:
+        content = through_the_gate(file, "carol")
+        file.write_bytes(model_file().read_bytes())
+        return content
+
+    approve(candidate.version, "carol", Witness(swapped).platform())
+    assert hashlib.sha256(model_file().read_bytes()).hexdigest() == candidate.version
+
+
+def test_a_file_swapped_before_the_gate_is_not_put_into_use(
+    base: str, candidate: Candidate
+) -> None:
+    def swapped(file: Path) -> bytes:
+        file.write_bytes(model_file().read_bytes())
+        return through_the_gate(file, "carol")
+
+    with pytest.raises(ConflictError, match="has been changed"):
+        approve(candidate.version, "carol", Witness(swapped).platform())
+    assert hashlib.sha256(model_file().read_bytes()).hexdigest() == base
 
 
 @pytest.mark.parametrize("act", ["approve", "roll_back"])

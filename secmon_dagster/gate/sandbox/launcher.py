@@ -17,8 +17,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from threading import Lock
 
@@ -28,7 +29,10 @@ ZYGOTE = Path(__file__).with_name("zygote.py")
 START_SECONDS = 20.0
 REAP_SECONDS = 5.0
 # What every interpreter needs to start.
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime")
+ALWAYS_READABLE = (
+    *("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime"),
+    *(sys.prefix, sys.base_prefix),
+)
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,23 @@ class Confinement:
 
 @dataclass(frozen=True)
 class Warm:
-    """Bundled checks kept imported: their paths, and a digest that changes with their bytes."""
+    """Bundled checks kept imported: their paths, what they see besides the artifact, how they are
+    shut in, and a digest that changes with their bytes."""
 
     checks: tuple[str, ...] = ()
+    readable: tuple[str, ...] = ()
+    isolation: Isolation = Isolation.LANDLOCK
     version: str = ""
+
+    def prepared(self) -> str:
+        """What the zygote is told at its start."""
+        return json.dumps(
+            {
+                "checks": self.checks,
+                "readable": [*ALWAYS_READABLE, *self.readable],
+                "isolation": self.isolation,
+            }
+        )
 
 
 def run_confined(
@@ -96,7 +113,10 @@ def run_confined(
             "argv": command,
             "environment": dict(confinement.environment),
             "folder": str(confinement.folder),
-            "readable": [*SYSTEM, sys.prefix, sys.base_prefix, *map(str, confinement.readable)],
+            "readable": [
+                *(ALWAYS_READABLE if warm is None else ()),
+                *map(str, confinement.readable),
+            ],
             "isolation": confinement.isolation,
             "limits": confinement.limits(),
         }
@@ -113,7 +133,7 @@ def run_confined(
             stack.callback(os.close, descriptor)
         control = stack.enter_context(os.fdopen(control_writer, "wb"))
         try:
-            _send(request, theirs, warm)
+            stack.callback(_answered, _send(request, theirs, warm))
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
@@ -140,18 +160,35 @@ def bubblewrap(argv: list[str], confinement: Confinement) -> list[str]:
     Raises:
         OSError: bubblewrap is not installed.
     """
-    program = shutil.which("bwrap")
+    program = _bubblewrap()
     if program is None:
         raise OSError("bubblewrap (bwrap) is not installed")
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
     command += ["--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
     for name, value in confinement.environment.items():
         command += ["--setenv", name, value]
-    seen = dict.fromkeys([*SYSTEM, sys.prefix, sys.base_prefix, *map(str, confinement.readable)])
+    seen = dict.fromkeys([*ALWAYS_READABLE, *map(str, confinement.readable)])
     for path in seen:
-        command += ["--ro-bind-try", path, path]
+        command += _shown(path)
     folder = str(confinement.folder)
     return [*command, "--bind", folder, folder, "--chdir", folder, "--", *argv]
+
+
+@cache
+def _bubblewrap() -> str | None:
+    return shutil.which("bwrap")
+
+
+def _shown(path: str) -> list[str]:
+    """What shows ``path`` in the box. A mount costs more than a link: /lib is one on most systems,
+    to what is shown anyway."""
+    if path in ALWAYS_READABLE and os.path.islink(path):  # noqa: PTH114
+        target = os.readlink(path)  # noqa: PTH115
+        if target.lstrip("/").startswith("usr/"):
+            return ["--symlink", target, path]
+    if path.startswith("/usr/"):
+        return []  # with /usr
+    return ["--ro-bind-try", path, path]
 
 
 def _watch(
@@ -160,7 +197,7 @@ def _watch(
     """Read both streams until ``status`` speaks. Returns them and why reading ended."""
     streams = {stdout: bytearray(), stderr: bytearray()}
     reason = ""
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:
         for descriptor in (stdout, stderr, status):
             os.set_blocking(descriptor, False)
             selector.register(descriptor, selectors.EVENT_READ)
@@ -196,7 +233,7 @@ def _drain(descriptor: int, buffer: bytearray, max_output: int) -> bool:
 def _status(descriptor: int) -> int:
     """The exit code from the keeper, once everything is dead."""
     os.set_blocking(descriptor, False)
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         if not selector.select(REAP_SECONDS):
             raise OSError("the sandbox did not end")
@@ -210,29 +247,40 @@ def _status(descriptor: int) -> int:
 
 
 class _Zygote:
-    """One warm process and the socket to it."""
+    """One warm process and the sockets to it: for programs, and for the checks it holds."""
 
     def __init__(self, warm: Warm) -> None:
         self.owner = os.getpid()
         self.warm = warm
-        self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with other:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(ZYGOTE), str(other.fileno()), *warm.checks],
-                pass_fds=(other.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-                start_new_session=True,
-            )
+        self.running = 0
+        self.retired = False
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        (self.socket, self.warm_socket), others = zip(*pairs, strict=True)
+        for ours in (self.socket, self.warm_socket):
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        numbers = [other.fileno() for other in others]
+        command = [sys.executable, "-I", "-S", "-B", str(ZYGOTE), *map(str, numbers)]
+        self._process = subprocess.Popen(
+            [*command, warm.prepared()],
+            pass_fds=numbers,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            start_new_session=True,
+        )
+        for other in others:
+            other.close()
         self.socket.settimeout(START_SECONDS)
         if self.socket.recv(16) != b"ready":
             raise OSError("the sandbox's zygote did not start")
         self.socket.settimeout(REAP_SECONDS)
+        self.warm_socket.settimeout(REAP_SECONDS)
 
-    def close(self) -> None:
-        """Let it end; it leaves when its socket closes."""
+    def close_if_retired(self) -> None:
+        """Let it end if nobody waits for it; it leaves when its sockets close."""
+        if not self.retired or (self.running and self.owner == os.getpid()):
+            return
         self.socket.close()
+        self.warm_socket.close()
         if self.owner == os.getpid():
             self._process.wait()
 
@@ -241,27 +289,38 @@ _lock = Lock()
 _zygote: _Zygote | None = None
 
 
-def _send(request: bytes, descriptors: list[int], warm: Warm | None) -> None:
-    for attempt in _attempts(warm):
+def _send(request: bytes, descriptors: list[int], warm: Warm | None) -> _Zygote:
+    """Ask; returns the zygote that took it, which stays until :func:`_answered`."""
+    for fresh in (False, True):
+        zygote = _current(warm, fresh)
+        connection = zygote.socket if warm is None else zygote.warm_socket
         try:
-            socket.send_fds(attempt.socket, [request], descriptors)
-            return
+            socket.send_fds(connection, [request], descriptors)
+            return zygote
         except OSError as lost:
+            _answered(zygote)
             reason = lost
     raise OSError(f"the sandbox's zygote doesn't answer: {reason}")
 
 
-def _attempts(warm: Warm | None) -> Iterator[_Zygote]:
-    """The zygote of this process, and a new one if that failed."""
+def _answered(zygote: _Zygote) -> None:
+    with _lock:
+        zygote.running -= 1
+        zygote.close_if_retired()
+
+
+def _current(warm: Warm | None, fresh: bool) -> _Zygote:
+    """The zygote of this process; a new one if ``fresh`` is wanted or ``warm`` is another. One that
+    others still wait for is closed when they have their answers."""
     global _zygote
-    for fresh in (False, True):
-        with _lock:
-            usable = _zygote is not None and _zygote.owner == os.getpid()
-            held = None if _zygote is None else _zygote.warm
-            if not usable or fresh or (warm is not None and held != warm):
-                if _zygote is not None:
-                    _zygote.close()
-                _zygote = _Zygote(warm or Warm())
-            current = _zygote
-        assert current is not None
-        yield current
+    with _lock:
+        old = _zygote
+        usable = old is not None and old.owner == os.getpid() and not fresh
+        if old is None or not usable or (warm is not None and old.warm != warm):
+            if old is not None:
+                old.retired = True
+                old.close_if_retired()
+            _zygote = _Zygote(warm or (old.warm if old else Warm()))
+        assert _zygote is not None
+        _zygote.running += 1
+        return _zygote

@@ -14,6 +14,7 @@ import platform
 import resource
 import struct
 from collections.abc import Iterable
+from functools import cache
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -91,6 +92,7 @@ def own_namespaces() -> None:
             file.write(text)
 
 
+@cache
 def landlock_abi() -> int:
     """The kernel's Landlock version, 0 where there is none."""
     return max(0, int(_libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)))
@@ -102,35 +104,55 @@ def seccomp_architecture() -> str | None:
     return machine if machine in _DENIED else None
 
 
-def confine_files(readable: Iterable[str], writable: Iterable[str]) -> None:
-    """Landlock: only these may be read (and executed), only those written; no TCP, no signals out.
+def rules_for_files(readable: Iterable[str]) -> int:
+    """Landlock: a descriptor of rules by which these may be read and executed, and no more.
 
-    Paths that don't exist are left out.
+    Paths that don't exist are left out. Nothing holds before :func:`confine_files`.
 
     Raises:
         OSError: the kernel has no Landlock or refused.
     """
-    abi = landlock_abi()
-    if not abi:
-        raise OSError("the kernel has no Landlock")
-    rights = FS_RIGHTS_BY_ABI[max(known for known in FS_RIGHTS_BY_ABI if known <= abi)]
-    attributes = struct.pack("<QQQ", rights, NET_RIGHTS, SCOPES)
-    attributes = attributes[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    attributes = struct.pack("<QQQ", _rights(), NET_RIGHTS, SCOPES)
+    attributes = attributes[: 8 if landlock_abi() < 4 else 16 if landlock_abi() < 6 else 24]
     rules = _check(
         _libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "landlock"
     )
-    everything = rights & ~EXECUTE
     for paths, granted in (
         (readable, READ_FILE | READ_DIR | EXECUTE),
-        (writable, everything),
         (("/dev/null", "/dev/zero", "/dev/full"), READ_FILE | WRITE_FILE),
         (("/dev/urandom", "/dev/random"), READ_FILE),
     ):
         for path in paths:
-            _allow(rules, path, granted & rights)
+            _allow(rules, path, granted & _rights())
+    return rules
+
+
+def confine_files(rules: int, readable: Iterable[str], writable: Iterable[str]) -> None:
+    """Add paths to ``rules`` and put them in force: no other files, no TCP, no signals out.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    for path in readable:
+        _allow(rules, path, (READ_FILE | READ_DIR | EXECUTE) & _rights())
+    for path in writable:
+        _allow(rules, path, _rights() & ~EXECUTE)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     _check(_libc.syscall(LANDLOCK_RESTRICT, rules, 0), "landlock")
     os.close(rules)
+
+
+@cache
+def _rights() -> int:
+    """All rights over files that this kernel knows.
+
+    Raises:
+        OSError: it has no Landlock.
+    """
+    abi = landlock_abi()
+    if not abi:
+        raise OSError("the kernel has no Landlock")
+    return FS_RIGHTS_BY_ABI[max(known for known in FS_RIGHTS_BY_ABI if known <= abi)]
 
 
 def _allow(rules: int, path: str, granted: int) -> None:
