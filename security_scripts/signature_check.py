@@ -73,9 +73,8 @@ def verify_bundle(check: Check) -> int:
     try:
         from model_signing import verifying
     except ImportError as missing:
-        # model-signing 1.1 imports pyOpenSSL without asking for it.
-        return check.fail(f"the package model-signing can't be used (pip install model-signing "
-                          f"pyopenssl): {missing}")  # fmt: skip
+        return check.fail(f"the package model-signing can't be used "
+                          f'(pip install "secmon-dagster[signing]"): {missing}')  # fmt: skip
     bundle = bundles.get(check.sha256)
     if bundle is None:
         return refuse(check, "unsigned", "the artifact has no bundle")

@@ -54,6 +54,7 @@ INSERT INTO secmon.monitoring_config (key, value, description) VALUES
   ('scripts_by_type', '{}', 'JSON object: artifact type to a list of scripts'),
   ('allow', '[]', 'JSON list of imports (package.module.Name) an operator vetted'),
   ('unknown_classes', 'warn', 'warn or block classes of packages nobody vetted'),
+  ('script_config', '{}', 'JSON object scripts get as --config: public_keys and signatures, say'),
   ('history_retention_days', '90', 'Days a row of monitoring_history is kept before archiving')
 ON CONFLICT (key) DO NOTHING;
 

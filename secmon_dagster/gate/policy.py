@@ -100,6 +100,7 @@ def load_policy(connection: psycopg.Connection[Any]) -> Policy:
         return value
 
     allow = structure("allow", list, [])
+    own = structure("script_config", dict, {})
     by_type = structure("scripts_by_type", dict, {})
     unknown = (stored.get("unknown_classes") or "warn").strip()
     if unknown not in ("warn", "block"):
@@ -113,7 +114,7 @@ def load_policy(connection: psycopg.Connection[Any]) -> Policy:
             kind: (names,) if isinstance(names, str) else tuple(names)
             for kind, names in by_type.items()
         },
-        config={"allow": sorted(map(str, allow)), "unknown_classes": unknown},
+        config={**own, "allow": sorted(map(str, allow)), "unknown_classes": unknown},
         retention_days=int(number("history_retention_days", 90, 1, 36_500)),
     )
 

@@ -20,8 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from secmon_dagster.gate import Outcome, run_security_check
+from secmon_dagster.gate import Gatekeeper, Outcome, run_security_check
+from secmon_dagster.gate.policy import set_config
 from secmon_dagster.settings import bundled_scripts
+from tests.conftest import Database
 
 CONTENT = b"weights"
 KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
@@ -152,4 +154,18 @@ def test_a_bundle_without_the_package_is_an_error_that_names_it(tmp_path):
     (tmp_path / "model.skops").write_bytes(CONTENT)
     result = check_bundle(tmp_path / "model.skops", "key", "{}")
     assert result.outcome is Outcome.SCRIPT_ERROR
-    assert "pip install model-signing" in result.stdout
+    assert "secmon-dagster[signing]" in result.stdout
+
+
+def test_an_operator_demands_signatures_of_every_model(database: Database, tmp_path: Path):
+    config = {"public_keys": TRUSTED, "signatures": {hashlib.sha256(CONTENT).hexdigest(): SIGNED}}
+    with database.admin() as connection:
+        connection.execute("SET search_path = secmon")
+        set_config(connection, "scripts_by_type", '{"model": ["signature_check.py"]}', "olga")
+        set_config(connection, "script_config", json.dumps(config), "olga")
+    keeper = Gatekeeper()
+    for content, outcome in ((CONTENT, Outcome.ALLOW), (b"unsigned", Outcome.BLOCK)):
+        file = tmp_path / content.decode()
+        file.write_bytes(content)
+        artifact = keeper.register(file, "model", "model", "ann")
+        assert keeper.check(artifact.id).result.outcome is outcome
