@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from model_signing import signing
 
 from secmon_dagster.gate import Gatekeeper, Outcome, run_security_check
 from secmon_dagster.gate.policy import set_config
@@ -97,24 +98,9 @@ def test_it_runs_alone_from_a_shell():
     assert (done.returncode, json.loads(done.stdout)["recommendation"]) == (0, "allow")
 
 
-def importable(name: str) -> bool:
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        return False
-    return True
-
-
-BUNDLES = pytest.mark.skipif(
-    not importable("model_signing"), reason="the extra 'signing' (model-signing) is not installed"
-)
-
-
 @pytest.fixture
 def signed(tmp_path: Path):
     """A file, and the configuration under which its bundle is believed."""
-    from model_signing import signing
-
     file, key = tmp_path / "model.skops", ec.generate_private_key(ec.SECP256R1())
     file.write_bytes(CONTENT)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -125,16 +111,16 @@ def signed(tmp_path: Path):
     return file, public.decode(), (tmp_path / "bundle.json").read_text()
 
 
-def check_bundle(file: Path, public_key: str, bundle: str | None):
+def check_bundle(file: Path, public_key: str, bundle: str | None, scripts_dir: Path | None = None):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     told = {"public_key": public_key, "bundles": {digest: bundle} if bundle else {}}
     return run_security_check(
         "a", "model", "model", script_name="signature_check.py", path=file, sha256=digest,
         size=file.stat().st_size, config={"model_signing": told}, timeout=30.0,
+        scripts_dir=scripts_dir,
     )  # fmt: skip
 
 
-@BUNDLES
 def test_a_bundle_of_model_signing_passes_for_its_file_and_key_only(signed):
     file, public, bundle = signed
     assert check_bundle(*signed).outcome is Outcome.ALLOW, check_bundle(*signed)
@@ -149,10 +135,12 @@ def test_a_bundle_of_model_signing_passes_for_its_file_and_key_only(signed):
     assert rules == ["bad-signature", "bad-signature", "unsigned", "bad-signature"]
 
 
-@pytest.mark.skipif(importable("model_signing"), reason="the package model-signing is installed")
 def test_a_bundle_without_the_package_is_an_error_that_names_it(tmp_path):
     (tmp_path / "model.skops").write_bytes(CONTENT)
-    result = check_bundle(tmp_path / "model.skops", "key", "{}")
+    scripts = shutil.copytree(bundled_scripts(), tmp_path / "scripts")
+    # Scripts look beside themselves first.
+    (scripts / "model_signing.py").write_text("raise ImportError('as if it were not there')")
+    result = check_bundle(tmp_path / "model.skops", "key", "{}", scripts)
     assert result.outcome is Outcome.SCRIPT_ERROR
     assert "secmon-dagster[signing]" in result.stdout
 
