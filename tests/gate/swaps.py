@@ -10,9 +10,15 @@ from pathlib import Path
 from secmon_dagster.settings import get_settings
 
 
+def writable(path: Path) -> None:
+    """The gate's copies are read-only, which keeps nobody out who runs as the same user."""
+    path.chmod(path.stat().st_mode | 0o200)
+
+
 def overwritten(path: Path) -> None:
     """The very inode, same size, same times."""
     before = path.stat()
+    writable(path)
     with path.open("r+b") as file:
         file.write(b"\x80\x04" + b"x" * (before.st_size - 2))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -25,11 +31,13 @@ def replaced(path: Path) -> None:
 
 
 def grown(path: Path) -> None:
+    writable(path)
     with path.open("ab") as file:
         file.write(b"x")
 
 
 def emptied(path: Path) -> None:
+    writable(path)
     os.truncate(path, 0)
 
 
