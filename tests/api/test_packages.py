@@ -324,7 +324,7 @@ def test_the_documented_queries_run_and_count_right(client, key, model, database
     assert answers[1] == []
     assert answers[2][0][1] == 2
     assert answers[3] == [("cid", 2, 0, 2)]
-    assert len(answers[4]) == 6
+    assert len(answers[4]) == 7
     assert answers[5:8] == [[("script_timeout_ms",)], [("max_output_length",)], [(artifact.id,)]]
     after = client.get(f"/packages/{artifact.id}", headers=key("viewer"))
     assert after.status_code == 200
