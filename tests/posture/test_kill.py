@@ -287,7 +287,7 @@ def test_twenty_kills_in_the_middle_of_workflows(platform, tmp_path, record_prop
         each_ran_once_or_says_why_not(agents.get_execution(execution_id), tmp_path / "lines")
     ended = [node.status for one in asked.values() for node in agents.get_execution(one).nodes]
     record_property("kills", dict(kills))
-    record_property("nodes", dict(Counter(ended)))
+    record_property("nodes", dict(Counter(map(str, ended))))
 
 
 def give_up_early_on_runs_that_never_started() -> None:
