@@ -71,7 +71,7 @@ def enqueue(
         entry_id=entry_id,
         max_payload_bytes=get_settings().audit_max_payload_bytes,
     )
-    conn.execute(_INSERT, [getattr(draft, name) for name in DRAFT_FIELDS])
+    conn.execute(_INSERT, draft)
     return draft.entry_id
 
 

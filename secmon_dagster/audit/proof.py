@@ -121,9 +121,7 @@ def trusted(note: str, ring: KeyRing) -> Checkpoint:
 
 def raw_fields(entry: AuditEntry) -> dict[str, Any]:
     """An entry in JSON types, ``data`` and ``details`` as the text that was hashed."""
-    return {name: getattr(entry, name) for name in FIELDS} | {
-        "timestamp": entry.timestamp.isoformat()
-    }
+    return entry._asdict() | {"timestamp": entry.timestamp.isoformat()}
 
 
 def entry_from_raw(raw: Mapping[str, Any]) -> AuditEntry:

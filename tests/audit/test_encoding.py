@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -78,7 +77,7 @@ def test_the_hash_depends_on_every_field(entry, field):
             other = value + timedelta(microseconds=1)
         case _:
             other = "" if value is None else value + "x"
-    changed = dataclasses.replace(entry, **{field: other})
+    changed = entry._replace(**{field: other})
     assert encoding.expected_hash(changed) != encoding.expected_hash(entry)
 
 

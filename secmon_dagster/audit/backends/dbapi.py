@@ -164,11 +164,10 @@ class DbApiStore(ABC):
             entry = known.get(draft.entry_id)
             if entry is None:
                 seq += 1
-                fields = {name: getattr(draft, name) for name in DRAFT_FIELDS}
+                fields = draft._asdict()
                 fields |= {"db_user": user, "data_hash": data_hash(draft.data)}
-                content = content_hash(
-                    fields[name] for name in FIELDS[3:-1]
-                )  # from db_user to details
+                # As in ``AuditEntry``: from db_user to details.
+                content = content_hash(fields[name] for name in FIELDS[3:-1])
                 digest = entry_hash(seq, last, moment, content)
                 entry = AuditEntry(
                     seq=seq,

@@ -82,8 +82,7 @@ def read_head(cursor: Any) -> tuple[int, bytes, int]:
 def to_row(entry: AuditEntry) -> list[Any]:
     """The parameters of an insert: texts as the bytes that were hashed."""
     values: list[Any] = []
-    for name in FIELDS:
-        value = getattr(entry, name)
+    for name, value in entry._asdict().items():
         if name in ("previous_hash", "entry_hash"):
             value = bytes.fromhex(value)
         elif isinstance(value, datetime):

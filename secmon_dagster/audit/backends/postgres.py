@@ -175,9 +175,9 @@ class PostgresStore:
                 the chain is then unknown; appending them again with the same ids is safe.
             AuditError: another session holds the chain's head.
         """
-        columns = [TextArray([getattr(draft, name) for draft in drafts]) for name in DRAFT_FIELDS]
+        columns = [TextArray(column) for column in zip(*drafts, strict=True)]
         rows = self._write(lambda c: c.execute(_APPEND, columns).fetchall())
-        return [Receipt(*row) for row in rows]
+        return list(map(Receipt._make, rows))
 
     def rollback(
         self, target: bytes, marker_id: str, actor: str, details: str | None
@@ -274,7 +274,7 @@ class PostgresStore:
                 sql.SQL("SELECT {} FROM secmon.audit_entries WHERE entry_id = %s").format(_COLUMNS),
                 (entry_id,),
             ).fetchone()
-        return None if row is None else AuditEntry(*row)
+        return None if row is None else AuditEntry._make(row)
 
     def find(self, query: Query) -> list[AuditEntry]:
         """Entries by ``query``."""
@@ -300,7 +300,7 @@ class PostgresStore:
                 prepare=True,
                 binary=True,
             ).fetchall()
-        return [AuditEntry(*row) for row in rows]
+        return list(map(AuditEntry._make, rows))
 
     def statistics(self) -> dict[str, Any]:
         """Counts over the chain; superseded entries count, archived ones only in the total."""

@@ -7,6 +7,7 @@ The elements of a binary array are encoded as an entry's fields are (see ``encod
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg.abc import Buffer
@@ -23,7 +24,7 @@ TEXT_OID, TEXT_ARRAY_OID = 25, 1009
 class TextArray:
     """A one-dimensional array of texts and NULLs."""
 
-    values: list[str | None]
+    values: Sequence[str | None]
 
 
 class TextArrayDumper(Dumper):
