@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS secmon.monitoring_history (
 
 -- The release looks up the newest verdict on these bytes under this policy.
 CREATE INDEX IF NOT EXISTS monitoring_history_verdict
-  ON secmon.monitoring_history (sha256, policy_digest, id DESC);
+  ON secmon.monitoring_history (artifact_id, sha256, policy_digest, id DESC);
 -- History of one artifact, newest first; clean-up and the recent-events query by time.
 CREATE INDEX IF NOT EXISTS monitoring_history_artifact
   ON secmon.monitoring_history (artifact_id, executed_at DESC);

@@ -150,15 +150,20 @@ def latest_verdict(
     connection: psycopg.Connection[Any], artifact_id: str, sha256: str | None, policy_digest: str
 ) -> Verdict | None:
     """The newest verdict on these bytes of this artifact under this policy."""
-    cursor = connection.cursor(row_factory=dict_row)
-    row = cursor.execute(
-        """
-        SELECT * FROM monitoring_history
-         WHERE artifact_id = %s AND sha256 IS NOT DISTINCT FROM %s AND policy_digest = %s
-         ORDER BY id DESC LIMIT 1
-        """,
-        (artifact_id, sha256, policy_digest),
-    ).fetchone()
+    # Two statements: IS NOT DISTINCT FROM finds nothing by index.
+    bytes_are = "sha256 IS NULL" if sha256 is None else "sha256 = %(sha256)s"
+    row = (
+        connection.cursor(row_factory=dict_row)
+        .execute(
+            f"""
+            SELECT * FROM monitoring_history
+             WHERE artifact_id = %(artifact)s AND {bytes_are} AND policy_digest = %(policy)s
+             ORDER BY id DESC LIMIT 1
+            """,  # noqa: S608 - ours
+            {"artifact": artifact_id, "sha256": sha256, "policy": policy_digest},
+        )
+        .fetchone()
+    )
     return None if row is None else verdict_of(row)
 
 
