@@ -140,7 +140,7 @@ def business(seconds: float) -> None:
 def bulk(count: int) -> None:
     ratios = []
     with HashChainAuditLogger() as log, database.connect(Role.ADMIN, autocommit=True) as admin:
-        for _ in range(3):
+        for _ in range(9):
             bare_table(admin)
             rows = [row(number + 1) for number in range(count)]
             began = time.perf_counter()

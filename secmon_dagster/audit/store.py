@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Protocol
 
 from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Receipt
 from secmon_dagster.audit.merkle import Frontier
 from secmon_dagster.errors import InvalidInputError
+
+# Entries of one transaction of a bulk append.
+BULK = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,13 @@ class Snapshot(Protocol):
         ...
 
 
+def batches(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
+    """The transactions of a bulk append."""
+    remaining = iter(drafts)
+    while batch := list(islice(remaining, BULK)):
+        yield batch
+
+
 class Store(Protocol):
     """A database that holds a chain."""
 
@@ -137,6 +148,11 @@ class Store(Protocol):
 
     def append(self, drafts: Sequence[Draft]) -> list[Receipt]:
         """Append all or nothing; durable on return; idempotent by entry id."""
+        ...
+
+    def append_bulk(self, drafts: Iterable[Draft]) -> None:
+        """Append in order, BULK a transaction. Where ``drafts`` raises, nothing of its transaction
+        is appended, and those before it stay."""
         ...
 
     def head(self) -> Head:

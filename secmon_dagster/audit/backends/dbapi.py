@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -39,7 +39,7 @@ from secmon_dagster.audit.entry import (
     Receipt,
     data_hash,
 )
-from secmon_dagster.audit.store import Query, StoredCheckpoint
+from secmon_dagster.audit.store import Query, StoredCheckpoint, batches
 from secmon_dagster.errors import EntryRefusedError, NotFoundError
 
 _LOOKUP = 500
@@ -92,6 +92,11 @@ class DbApiStore(ABC):
         """Append all or nothing; idempotent by entry id."""
         with self._writing() as cursor:
             return self._append(cursor, drafts)
+
+    def append_bulk(self, drafts: Iterable[Draft]) -> None:
+        """As :meth:`append`, BULK a transaction."""
+        for batch in batches(drafts):
+            self.append(batch)
 
     def rollback(
         self, target: bytes, marker_id: str, actor: str, details: str | None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from secmon_dagster.audit.backends.postgres_snapshot import (
 )
 from secmon_dagster.audit.backends.text_array import TextArray, TextArrayDumper
 from secmon_dagster.audit.entry import DRAFT_FIELDS, FIELDS, AuditEntry, Draft, Head, Receipt
-from secmon_dagster.audit.store import Query, StoredCheckpoint
+from secmon_dagster.audit.store import Query, StoredCheckpoint, batches
 from secmon_dagster.database import Role, connection_parameters
 from secmon_dagster.errors import (
     AuditError,
@@ -39,10 +40,11 @@ RETRY_SECONDS = 0.2
 LOCK_TIMEOUT_MS = 10_000
 
 # Rendered once: composing the statement anew would cost as much as an append.
-_APPEND = (
-    sql.SQL('SELECT entry_id, seq, "timestamp", entry_hash FROM secmon.audit_append_batch({})')
-    .format(sql.SQL(", ").join([sql.SQL("%b")] * len(DRAFT_FIELDS)))
+_APPEND, _APPEND_BULK = (
+    sql.SQL("SELECT {} FROM secmon.audit_append_batch({})")
+    .format(sql.SQL(answer), sql.SQL(", ").join([sql.SQL("%b")] * len(DRAFT_FIELDS)))
     .as_bytes()
+    for answer in ('entry_id, seq, "timestamp", entry_hash', "count(*)")
 )
 _COLUMNS = sql.SQL(", ").join(
     sql.SQL("encode({}, 'hex')").format(sql.Identifier(name))
@@ -175,9 +177,22 @@ class PostgresStore:
                 the chain is then unknown; appending them again with the same ids is safe.
             AuditError: another session holds the chain's head.
         """
-        columns = [TextArray(column) for column in zip(*drafts, strict=True)]
-        rows = self._write(lambda c: c.execute(_APPEND, columns).fetchall())
-        return list(map(Receipt._make, rows))
+        return list(map(Receipt._make, self._send(_APPEND, _columns(drafts))))
+
+    def append_bulk(self, drafts: Iterable[Draft]) -> None:
+        """As :meth:`append`, BULK a transaction, without receipts: they would take a sixth of the
+        time. While the server has one batch the next is made and encoded."""
+        with ThreadPoolExecutor(1, thread_name_prefix="audit-bulk") as sending:
+            sent: Future[object] | None = None
+            for columns in map(_columns, batches(drafts)):
+                if sent is not None:
+                    sent.result()
+                sent = sending.submit(self._send, _APPEND_BULK, columns)
+            if sent is not None:
+                sent.result()
+
+    def _send(self, statement: bytes, columns: list[TextArray]) -> list[tuple[Any, ...]]:
+        return self._write(lambda c: c.execute(statement, columns).fetchall())
 
     def rollback(
         self, target: bytes, marker_id: str, actor: str, details: str | None
@@ -393,3 +408,7 @@ def _refusal(refused: psycopg.Error) -> Exception:
     if isinstance(refused, errors.UndefinedTable | errors.UndefinedFunction):
         return SchemaError(reason, hint="Run `secmon db migrate`.")
     return AuditError(f"the database refused: {reason}")
+
+
+def _columns(drafts: Sequence[Draft]) -> list[TextArray]:
+    return [TextArray.of(column) for column in zip(*drafts, strict=True)]

@@ -22,18 +22,23 @@ TEXT_OID, TEXT_ARRAY_OID = 25, 1009
 
 @dataclass(frozen=True, slots=True)
 class TextArray:
-    """A one-dimensional array of texts and NULLs."""
+    """A one-dimensional array of texts and NULLs, encoded as ``array_recv`` reads it: dimensions,
+    NULLs, element type, length, bound, elements."""
 
-    values: Sequence[str | None]
+    encoded: bytes
+
+    @classmethod
+    def of(cls, values: Sequence[str | None]) -> TextArray:
+        """Encode now, and not when it is sent: a bulk append does so beside the sending."""
+        header = struct.pack(">iiiii", 1, None in values, TEXT_OID, len(values), 1)
+        return cls(header + encode_fields(values))
 
 
 class TextArrayDumper(Dumper):
-    """``array_recv``'s format: dimensions, NULLs, element type, length, bound, elements."""
+    """As it is."""
 
     format = Format.BINARY
     oid = TEXT_ARRAY_OID
 
     def dump(self, obj: TextArray) -> Buffer:
-        values = obj.values
-        header = struct.pack(">iiiii", 1, None in values, TEXT_OID, len(values), 1)
-        return header + encode_fields(values)
+        return obj.encoded
