@@ -26,8 +26,6 @@ TAG = b"secmon-audit/v1\x00"
 
 # Offsets in a COPY tuple, after the int16 field count.
 FIXED_START, FIXED_END = 2, 62
-SEQ = slice(6, 14)
-PREVIOUS = slice(18, 50)
 CONTENT_END, HASH_START = -36, -32
 
 FIELD_COUNT = struct.pack(">h", 17)

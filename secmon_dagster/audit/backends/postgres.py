@@ -23,7 +23,7 @@ from secmon_dagster.audit.backends.postgres_snapshot import (
 )
 from secmon_dagster.audit.backends.text_array import TextArray, TextArrayDumper
 from secmon_dagster.audit.entry import DRAFT_FIELDS, FIELDS, AuditEntry, Draft, Head, Receipt
-from secmon_dagster.audit.store import Query, StoredCheckpoint, batches
+from secmon_dagster.audit.store import BULK, Query, StoredCheckpoint, batches
 from secmon_dagster.database import Role, connection_parameters
 from secmon_dagster.errors import (
     AuditError,
@@ -184,10 +184,14 @@ class PostgresStore:
         time. While the server has one batch the next is made and encoded."""
         with ThreadPoolExecutor(1, thread_name_prefix="audit-bulk") as sending:
             sent: Future[object] | None = None
-            for columns in map(_columns, batches(drafts)):
+            for batch in batches(drafts):
+                columns = _columns(batch)
                 if sent is not None:
                     sent.result()
-                sent = sending.submit(self._send, _APPEND_BULK, columns)
+                if len(batch) < BULK:  # the last: nothing to do beside it that were worth a thread
+                    self._send(_APPEND_BULK, columns)
+                else:
+                    sent = sending.submit(self._send, _APPEND_BULK, columns)
             if sent is not None:
                 sent.result()
 
