@@ -167,13 +167,6 @@ class Settings(BaseSettings):
         description="Largest artifact the gate takes.",
     )
 
-    # --- limits -----------------------------------------------------------------------------------
-    limits_backend: Literal["auto", "cgroup2", "cgroup1", "sampled"] = Field(
-        default="auto",
-        validation_alias="SECMON_LIMITS_BACKEND",
-        description="Back end that enforces resource limits.",
-    )
-
     # --- drift ------------------------------------------------------------------------------------
     drift_scheduler_timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
         default="UTC",

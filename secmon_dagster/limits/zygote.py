@@ -21,7 +21,6 @@ from typing import Any
 
 from secmon_dagster.errors import LimitsError
 
-FDS_PER_START = 2
 _PATIENCE = 10.0
 """Seconds in which a warm zygote must have forked; it has nothing else to do."""
 

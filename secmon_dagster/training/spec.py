@@ -22,7 +22,6 @@ from pydantic import (
 from secmon_dagster.errors import ModelDefinitionError
 
 COMPONENT_TYPE = "secmon_dagster.MonitoredModel"
-BUNDLED_DATASETS = ("breast_cancer", "digits", "iris", "wine")
 
 _MODEL_ID = re.compile(r"[a-z][a-z0-9_]{0,62}")
 

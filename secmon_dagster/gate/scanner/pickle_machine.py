@@ -312,14 +312,6 @@ def _push(value: Any) -> Callable[[Machine], None]:
     return lambda machine: machine._stack.append(value)
 
 
-def _skip_and_push(length: int) -> Callable[[Machine], None]:
-    def handler(machine: Machine) -> None:
-        machine._skip(length)
-        machine._stack.append(OPAQUE)
-
-    return handler
-
-
 def _line_and_push(machine: Machine) -> None:
     machine._line()
     machine._stack.append(OPAQUE)
