@@ -19,8 +19,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# --no-deps: the lock is whole, and pip, left to resolve, asks for the newest of what an extra needs.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $@
 
 demo: $(INSTALLED) ## Train, gate, release, audit and watch two models; then attack them
@@ -42,7 +44,7 @@ bench: $(INSTALLED) ## All benchmarks, each side by side with a named peer
 	@$(BIN)/python -m benchmarks
 
 lock: ## Renew requirements.lock (needs uv)
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-strip-extras \
+	uv pip compile --universal --generate-hashes --no-emit-index-url \
 	  --group dev pyproject.toml \
 	  -o requirements.lock --upgrade
 
