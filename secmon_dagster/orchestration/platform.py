@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import importlib.util
 import json
 import os
 import signal
@@ -119,7 +118,9 @@ class Platform:
         workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": grpc}]}))
         scripts = Path(sys.executable).parent
         ui = f"http://{host}:{self.settings.webserver_port}"
-        services = [
+        api = f"http://{host}:{self.settings.api_port}"
+        metrics = f"http://{host}:{self.settings.metrics_port}/metrics"
+        return [
             Service(
                 "code server",
                 [
@@ -163,30 +164,21 @@ class Platform:
                 # must not keep what raises the alarm from running.
                 lambda: self._log("signer").stat().st_size > 0,
             ),
+            Service(
+                "REST API",
+                [str(scripts / "secmon"), "api", "serve"],
+                f"{api}/openapi.json",
+                lambda: _http_answers(f"{api}/healthz"),
+                "api_port",
+            ),
+            Service(
+                "metrics",
+                [str(scripts / "secmon"), "metrics", "serve"],
+                metrics,
+                lambda: _http_answers(metrics),
+                "metrics_port",
+            ),
         ]
-        if importlib.util.find_spec("secmon_dagster.cli.api"):
-            api = f"http://{host}:{self.settings.api_port}"
-            services.append(
-                Service(
-                    "REST API",
-                    [str(scripts / "secmon"), "api", "serve"],
-                    f"{api}/openapi.json",
-                    lambda: _http_answers(f"{api}/healthz"),
-                    "api_port",
-                )
-            )
-        if importlib.util.find_spec("secmon_dagster.cli.metrics"):
-            metrics = f"http://{host}:{self.settings.metrics_port}/metrics"
-            services.append(
-                Service(
-                    "metrics",
-                    [str(scripts / "secmon"), "metrics", "serve"],
-                    metrics,
-                    lambda: _http_answers(metrics),
-                    "metrics_port",
-                )
-            )
-        return services
 
     def _signing_key(self) -> str:
         if self.settings.audit_signing_key is not None:
