@@ -90,6 +90,16 @@ def home_of_dagster(database, tmp_path, monkeypatch) -> dict[str, str]:
     return dict(os.environ)
 
 
+def give_up_early_on_runs_that_never_started() -> None:
+    """Dagster gives a run whose process died before its first word up after 180 s."""
+    file = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
+    text = file.read_text().replace(
+        "poll_interval_seconds: 30", "poll_interval_seconds: 5\n  start_timeout_seconds: 40"
+    )
+    file.unlink()
+    file.write_text(text)
+
+
 @pytest.fixture
 def platform(home_of_dagster, tmp_path, monkeypatch) -> Iterator[Platform]:
     with socket.socket() as probe:
@@ -97,6 +107,7 @@ def platform(home_of_dagster, tmp_path, monkeypatch) -> Iterator[Platform]:
         port = probe.getsockname()[1]
     monkeypatch.setenv("SECMON_API_PORT", str(port))
     get_settings.cache_clear()
+    give_up_early_on_runs_that_never_started()
     running = Platform(port, tmp_path / "log")
     yield running
     running.stop()
@@ -256,7 +267,6 @@ def eventually(look: Callable[[], T]) -> T:
 def test_twenty_kills_in_the_middle_of_workflows(platform, tmp_path, record_property):
     chance, agents = random.Random(3), AgentManagementService()
     _, key = create_key(Session.open(), user_id="ada", role="operator")
-    give_up_early_on_runs_that_never_started()
     platform.start("api")
     platform.start("daemon")
     asked: dict[str, str] = {}  # execution of each workflow
@@ -288,16 +298,6 @@ def test_twenty_kills_in_the_middle_of_workflows(platform, tmp_path, record_prop
     ended = [node.status for one in asked.values() for node in agents.get_execution(one).nodes]
     record_property("kills", dict(kills))
     record_property("nodes", dict(Counter(map(str, ended))))
-
-
-def give_up_early_on_runs_that_never_started() -> None:
-    """Dagster gives a run whose process died before its first word up after 180 s."""
-    file = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
-    text = file.read_text().replace(
-        "poll_interval_seconds: 30", "poll_interval_seconds: 5\n  start_timeout_seconds: 40"
-    )
-    file.unlink()
-    file.write_text(text)
 
 
 @pytest.mark.slow
