@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # Rendered once: composing the statement anew would cost more than sending it.
 _INSERT = (
-    sql.SQL("INSERT INTO secmon.audit_outbox ({}) VALUES ({}) ON CONFLICT DO NOTHING")
+    sql.SQL("INSERT INTO secmon.audit_outbox ({}) VALUES ({})")
     .format(
         sql.SQL(", ").join(map(sql.Identifier, DRAFT_FIELDS)),
         sql.SQL(", ").join([sql.Placeholder()] * len(DRAFT_FIELDS)),
