@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from secmon_dagster.audit.checkpoint import Checkpoint, origin_of
@@ -223,6 +223,10 @@ class CheckpointSigner:
 
     def _publish(self, state: SignerState) -> dict[str, str]:
         checkpoint, _ = Checkpoint.open(state.note, [])
+        made, latest = datetime.now(UTC), self._store.latest_checkpoint()
+        if latest is not None:
+            # The last one made is the latest one, wherever the clock was set meanwhile.
+            made = max(made, latest.created_at + timedelta.resolution)
         self._store.save_checkpoint(
             StoredCheckpoint(
                 state.origin,
@@ -231,7 +235,7 @@ class CheckpointSigner:
                 b"".join(state.peaks),
                 state.last_hash,
                 state.note,
-                datetime.now(UTC),
+                made,
             )
         )
         failed = {}

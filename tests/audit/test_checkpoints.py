@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from secmon_dagster.audit import Query
+from secmon_dagster.audit import signer
 from secmon_dagster.audit.checkpoint import Checkpoint
 from secmon_dagster.audit.keys import KeyRing, LocalKey, load_signer, new_key_file
 from secmon_dagster.audit.proof import check_proof, prove_consistency
@@ -164,6 +165,22 @@ def test_old_notes_stay_valid_after_a_rotation(chain):
     assert len(KeyRing.load(chain.home / "keys" / "audit.pub").entries) == 2
 
 
+def test_a_checkpoint_made_after_the_clock_was_set_back_is_the_latest(chain, monkeypatch):
+    class SetBack(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) - timedelta(hours=1)
+
+    chain.fill(3)
+    chain.log.checkpoint()
+    monkeypatch.setattr(signer, "datetime", SetBack)
+    (entry_id,) = chain.fill(1)
+    chain.log.checkpoint()
+    assert chain.log.store.latest_checkpoint().size == 4
+    assert chain.log.window().entries == 0
+    assert chain.log.prove(entry_id)["entry"]["seq"] == 4
+
+
 def test_verifying_since_the_checkpoint_reads_only_what_is_new(chain):
     chain.fill(100)
     chain.log.checkpoint()
@@ -181,10 +198,12 @@ def test_a_range_is_verified_alone(chain):
     result = chain.verify(first_seq=4, last_seq=6)
     assert (result.first_seq, result.last_seq, result.verified_entries) == (4, 6, 3)
     assert result.verdict == "valid"
-    middle = chain.log.find(Query())[0]
-    assert chain.verify(start_time=middle.timestamp, end_time=middle.timestamp).verdict == "valid"
-    with pytest.raises(InvalidInputError, match="within 1–10"):
-        chain.verify(first_seq=12)
+    later = chain.log.get_entry(chain.fill(2)[0]).timestamp
+    chain.fill(3)
+    result = chain.verify(start_time=later, end_time=later)
+    assert (result.first_seq, result.last_seq, result.verified_entries) == (11, 12, 2)
+    with pytest.raises(InvalidInputError, match="within 1–15"):
+        chain.verify(first_seq=17)
 
 
 def test_a_witness_that_is_down_is_reported_and_gets_the_next_one(chain, monkeypatch):
