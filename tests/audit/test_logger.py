@@ -14,8 +14,14 @@ import psycopg
 import pytest
 
 from secmon_dagster.audit import HashChainAuditLogger, Query, enqueue, get_audit_logger
+from secmon_dagster.audit.store import BULK
 from secmon_dagster.database import Role, connect, transaction
-from secmon_dagster.errors import EntryRefusedError, InvalidInputError, PermissionDeniedError
+from secmon_dagster.errors import (
+    DatabaseUnavailableError,
+    EntryRefusedError,
+    InvalidInputError,
+    PermissionDeniedError,
+)
 
 
 @pytest.fixture
@@ -129,6 +135,41 @@ def test_a_bad_entry_in_a_batch_appends_none(log):
     with pytest.raises(EntryRefusedError, match="entry 0 of the batch.*colour"):
         log.append_entries([{"action": "A", "actor": "a", "resource_type": "t", "colour": 1}])
     assert log.head().seq == 0
+
+
+def test_a_bulk_append_that_failed_is_told_even_if_a_later_entry_is_wrong(log, monkeypatch):
+    good = {"action": "A", "actor": "a", "resource_type": "t"}
+
+    def lost(*_):
+        raise DatabaseUnavailableError("the server is gone")
+
+    monkeypatch.setattr(log.store, "_send", lost)
+    with pytest.raises(DatabaseUnavailableError, match="is gone") as failed:
+        log.append_entries([*[good] * BULK, good | {"action": ""}])
+    assert isinstance(failed.value.__context__, EntryRefusedError)
+
+
+def test_a_bulk_append_of_large_payloads_takes_several_transactions(log):
+    entry = {"action": "A", "actor": "a", "resource_type": "t", "data": "x" * 1_000_000}
+    log.append_entries([entry] * 20)
+    moments = [entry.timestamp for entry in log.find(Query())]
+    assert [moments.count(moment) for moment in sorted(set(moments))] == [9, 9, 2]
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///audit.db"])
+def test_a_caller_may_not_append_an_action_of_the_log_itself(log, url, tmp_path, monkeypatch):
+    """A rollback nobody did would hide entries, and one without its data would stop all reading."""
+    monkeypatch.chdir(tmp_path)
+    entry = {"action": "log.rollback", "actor": "a", "resource_type": "t", "data": {"to_seq": 0}}
+    with HashChainAuditLogger(url) as chain:
+        for append in (
+            lambda: chain.append_entry(**entry),
+            lambda: asyncio.run(chain.append_entry_async(**entry)),
+            lambda: chain.append_entries([entry]),
+        ):
+            with pytest.raises(EntryRefusedError, match="log.* belongs to the log itself"):
+                append()
+        assert chain.head().seq == 0
 
 
 def test_trails_and_queries_find_what_they_ask_for(log):

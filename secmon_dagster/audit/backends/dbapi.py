@@ -99,7 +99,7 @@ class DbApiStore(ABC):
             return self._append(cursor, drafts)
 
     def append_bulk(self, drafts: Iterable[Draft]) -> None:
-        """As :meth:`append`, BULK a transaction."""
+        """As :meth:`append`, a batch a transaction."""
         for batch in batches(drafts):
             self.append(batch)
 

@@ -177,20 +177,22 @@ class PostgresStore:
         return list(map(Receipt._make, self._send(_APPEND, _columns(drafts))))
 
     def append_bulk(self, drafts: Iterable[Draft]) -> None:
-        """As :meth:`append`, BULK a transaction, without receipts: they would take a sixth of the
-        time. While the server has one batch the next is made and encoded."""
+        """As :meth:`append`, a batch a transaction, without receipts: they would take a sixth of
+        the time. While the server has one batch the next is made and encoded."""
         with ThreadPoolExecutor(1, thread_name_prefix="audit-bulk") as sending:
             sent: Future[object] | None = None
-            for batch in batches(drafts):
-                columns = _columns(batch)
+            try:
+                for batch in batches(drafts):
+                    columns = _columns(batch)
+                    if sent is not None:
+                        sent.result()
+                    if len(batch) < BULK:  # the last, or large: no work beside it worth a thread
+                        self._send(_APPEND_BULK, columns)
+                    else:
+                        sent = sending.submit(self._send, _APPEND_BULK, columns)
+            finally:  # whoever learns that a later entry is wrong takes the earlier for appended
                 if sent is not None:
                     sent.result()
-                if len(batch) < BULK:  # the last: nothing to do beside it that were worth a thread
-                    self._send(_APPEND_BULK, columns)
-                else:
-                    sent = sending.submit(self._send, _APPEND_BULK, columns)
-            if sent is not None:
-                sent.result()
 
     def _send(self, statement: bytes, columns: list[TextArray]) -> list[tuple[Any, ...]]:
         return self._write(lambda c: c.execute(statement, columns).fetchall())
