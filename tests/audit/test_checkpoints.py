@@ -6,9 +6,11 @@ import json
 import threading
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fsspec.implementations.memory import MemoryFileSystem
 
 from secmon_dagster.audit import signer
 from secmon_dagster.audit.checkpoint import Checkpoint
@@ -16,7 +18,12 @@ from secmon_dagster.audit.keys import KeyRing, LocalKey, load_signer, new_key_fi
 from secmon_dagster.audit.proof import check_proof, prove_consistency
 from secmon_dagster.audit.verify import Trust
 from secmon_dagster.audit.witness import FileWitness, StoreWitness
-from secmon_dagster.errors import ChainTamperedError, CheckpointError, InvalidInputError
+from secmon_dagster.errors import (
+    ChainTamperedError,
+    CheckpointError,
+    InvalidInputError,
+    SettingsError,
+)
 from secmon_dagster.settings import get_settings
 
 LOCAL = "witness/checkpoints.jsonl"
@@ -258,6 +265,68 @@ def test_a_witness_file_with_a_cut_off_last_line_still_gives_its_notes(tmp_path)
     with witness.path.open("a") as file:
         file.write('{"at": "2026')
     assert witness.notes() == ["one"]
+
+
+def test_a_line_that_a_crash_cut_off_does_not_spoil_the_next_one(chain):
+    chain.fill(3)
+    first = chain.log.checkpoint()
+    with (chain.home / LOCAL).open("ab") as file:
+        file.write(b'{"at": "2026-11-30T01:00:00", "no')
+    chain.fill(3)
+    second = chain.log.checkpoint()
+    assert FileWitness(chain.home / LOCAL).notes() == [first.note, second.note]
+    assert chain.verify().verdict == "valid"
+
+
+def test_whatever_a_stores_driver_raises_is_a_witness_that_is_down(chain, monkeypatch):
+    class NoCredentialsError(Exception):
+        """As the drivers of object stores have them: no OSError."""
+
+    def refuse(*_, **__):
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setenv("SECMON_AUDIT_WITNESSES", "memory://refusing/notes")
+    get_settings.cache_clear()
+    chain.fill(3)
+    chain.log.checkpoint()
+    monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
+    chain.fill(1)
+    publication = chain.log.checkpoint()
+    assert publication.published == (str(chain.home / LOCAL),)
+    assert "Unable to locate credentials" in publication.failed["memory://refusing/notes"]
+    assert chain.verify().verdict == "unknown"
+
+
+def test_a_witness_of_an_unknown_kind_is_a_wrong_setting(chain, monkeypatch):
+    monkeypatch.setenv("SECMON_AUDIT_WITNESSES", "nosuch://bucket/notes")
+    get_settings.cache_clear()
+    chain.fill(1)
+    with pytest.raises(SettingsError, match="witness nosuch://bucket/notes"):
+        chain.log.checkpoint()
+
+
+def test_two_processes_that_make_the_first_key_at_once_agree_on_one(home, monkeypatch):
+    first = load_signer(get_settings())
+    really, looked = Path.exists, []
+
+    def looked_before_it_was_there(path):
+        looked.append(path)
+        return len(looked) > 1 and really(path)
+
+    monkeypatch.setattr(Path, "exists", looked_before_it_was_there)
+    assert load_signer(get_settings()).key == first.key
+    assert (home / "keys" / "audit.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_ring_is_replaced_as_a_whole(tmp_path):
+    key = LocalKey("log", Ed25519PrivateKey.generate()).key
+    ring = KeyRing().with_key(key, 0)
+    ring.save(tmp_path / "ring")
+    with (tmp_path / "ring").open() as reading:
+        ring.with_key(LocalKey("log", Ed25519PrivateKey.generate()).key, 7).save(tmp_path / "ring")
+        assert reading.read() == f"{key} 0\n"
+    assert len(KeyRing.load(tmp_path / "ring").entries) == 2
 
 
 def test_a_witness_that_can_not_be_read_leaves_the_verdict_open(chain, monkeypatch):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from secmon_dagster.audit import Query
 from secmon_dagster.audit.export_check import check_export
 from secmon_dagster.audit.keys import KeyRing
 from secmon_dagster.audit.proof import check_proof
+from secmon_dagster.audit.retention import Archive
 from secmon_dagster.errors import AuditError, ChainTamperedError, InvalidInputError, NotFoundError
 
 NOW = timedelta(0)
@@ -46,6 +50,64 @@ def test_full_old_partitions_move_to_files_and_the_chain_still_verifies(old):
     old.fill(3)
     assert old.log.checkpoint().size == 30
     assert old.verify(since_checkpoint=True).verdict == "valid"
+
+
+def test_an_archiver_gives_way_to_who_reads_and_holds_up_no_append(old):
+    outcome = []
+
+    def archive():
+        try:
+            outcome.append(old.log.archive(NOW))
+        except AuditError as gave_up:
+            outcome.append(str(gave_up))
+
+    with old.log.store.snapshot() as reading:
+        assert len(list(reading.rows(1, 3))) == 3
+        archiving = threading.Thread(target=archive, daemon=True)
+        archiving.start()
+        archiving.join(60)
+        (said,) = outcome
+        assert "entries 1–10 are being read" in said
+    assert old.verify().archived == 0
+    assert [part.first_seq for part in old.log.archive(NOW)] == [1, 11]
+    assert old.verify().verdict == "valid"
+
+
+def test_two_archivers_at_once_leave_files_that_come_back(old, monkeypatch):
+    note, others = Archive._note, []
+
+    def while_another_begins(self, action, archived):
+        if not others:
+            others.append(threading.Thread(target=old.log.archive, args=(NOW,), daemon=True))
+            others[0].start()
+            others[0].join(3)  # it would be through by now, and its file in our file's place
+        return note(self, action, archived)
+
+    old.fill(1)
+    monkeypatch.setattr(Archive, "_note", while_another_begins)
+    moved = old.log.archive(NOW)
+    others[0].join(60)
+    monkeypatch.undo()
+    assert [part.first_seq for part in moved] == [1, 11]
+    for part in moved:
+        old.log.restore(part.first_seq)
+    assert old.verify().verdict == "valid"
+
+
+def test_the_name_of_an_archive_file_is_on_disk_before_its_rows_go(old, monkeypatch):
+    flushed, forget = [], Archive._forget_rows
+
+    def fsync(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    def rows_go(*arguments):
+        flushed.append("rows")
+        forget(*arguments)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Archive, "_forget_rows", rows_go)
+    old.log.archive(NOW)
+    assert flushed[:3] == ["audit-000000000001-000000000010.ndjson.gz.part", "archive", "rows"]
 
 
 def test_entries_that_are_young_or_in_the_last_partition_stay(old):
