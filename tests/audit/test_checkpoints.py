@@ -361,6 +361,19 @@ def test_peaks_that_do_not_fit_are_not_built_upon(chain):
         assert (result.verdict, result.first_seq) == ("valid", 1)  # all of it was read
 
 
+@pytest.mark.parametrize(
+    "change", [{"previous_hash": "00" * 32 + "ff"}, {"previous_hash": ""}, {"seq": "1"},
+               {"seq": 2**70}, {"timestamp": "2026-01-01T00:00:00"}, {"actor": 7}],
+)  # fmt: skip
+def test_a_proof_of_an_entry_with_a_field_of_another_type_or_length_fails(chain, change):
+    (entry_id,) = chain.fill(1)
+    chain.log.checkpoint()
+    proof = chain.log.prove(entry_id)
+    proof["entry"] |= change
+    with pytest.raises((ChainTamperedError, InvalidInputError)):
+        check_proof(proof, chain.log.trust().ring)
+
+
 def test_an_inclusion_proof_holds_offline_and_for_nothing_else(chain):
     ids = chain.fill(11, data={"x": 1})
     chain.log.checkpoint()
