@@ -89,6 +89,18 @@ def test_a_log_replaced_at_equal_size_gets_no_signature(chain):
         chain.log.checkpoint()
 
 
+def test_a_log_rewritten_together_with_every_note_is_stopped_only_by_the_signer(chain):
+    """An expected miss of docs/threat-model.md: nobody outside holds anything."""
+    chain.fill(10)
+    chain.log.checkpoint()
+    forget(chain, 7)
+    chain.fill(5, actor="mallory")
+    (chain.home / LOCAL).unlink()
+    assert chain.verify().verdict == "valid"
+    with pytest.raises(CheckpointError, match="the new entries don't hold"):
+        chain.log.checkpoint()
+
+
 def test_a_signer_whose_state_is_lost_recovers_from_witness_and_database(chain):
     chain.fill(10)
     first = chain.log.checkpoint()

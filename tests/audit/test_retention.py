@@ -222,3 +222,20 @@ def test_an_edit_beneath_an_announced_restore_is_found(old):
     old.log.new_incarnation("moved to another machine")
     old.admin.execute("UPDATE secmon.audit_entries SET actor = 'x' WHERE seq = 3")
     assert old.verify().verdict == "tampered"
+
+
+def test_entries_that_a_superuser_calls_archived_are_counted_and_not_missed(old):
+    """An expected miss of docs/threat-model.md."""
+    old.unguard()
+    with old.log.store.snapshot() as snapshot:
+        hashes = b"".join(snapshot.leaves(1, 5))
+    old.admin.execute("DELETE FROM secmon.audit_entries WHERE seq <= 5")
+    assert old.verify().verdict == "tampered"
+    old.admin.execute("INSERT INTO secmon.audit_leaves VALUES (1, 5, %s)", (hashes,))
+    old.admin.execute(
+        "INSERT INTO secmon.audit_archives (first_seq, last_seq, manifest_id, file, file_sha256)"
+        " VALUES (1, 5, 'x', 'x', 'x')"
+    )
+    assert (old.verify().verdict, old.verify().archived) == ("valid", 5)
+    with pytest.raises(NotFoundError, match="archive file .* is missing"):
+        old.log.restore(1)
