@@ -197,7 +197,7 @@ class Store(Protocol):
         ...
 
     def latest_checkpoint(self) -> StoredCheckpoint | None:
-        """The largest stored checkpoint."""
+        """The last one made."""
         ...
 
     def sequence(self, most: int) -> int:

@@ -333,7 +333,8 @@ class PostgresStore:
             rest = connection.execute(
                 'SELECT count(DISTINCT actor), min("timestamp"), max("timestamp"),'
                 " (SELECT count(*) FROM secmon.audit_outbox),"
-                " (SELECT max(size) FROM secmon.audit_checkpoints) FROM secmon.audit_entries"
+                " (SELECT size FROM secmon.audit_checkpoints"
+                "   ORDER BY created_at DESC, size DESC LIMIT 1) FROM secmon.audit_entries"
             ).fetchone()
         assert rest is not None
         return {
@@ -348,7 +349,7 @@ class PostgresStore:
         }
 
     def latest_checkpoint(self) -> StoredCheckpoint | None:
-        """The largest stored checkpoint of the current incarnation's origin or an earlier one."""
+        """The last one made. After a restore larger ones are over entries that were lost."""
         with self._reading() as connection:
             row = connection.execute(
                 f"{SELECT_CHECKPOINTS} ORDER BY created_at DESC, size DESC LIMIT 1"
