@@ -170,8 +170,8 @@ def test_tampering_with_the_hashes_of_an_archive_is_found(old):
     old.log.archive(NOW)
     old.admin.execute("ALTER TABLE secmon.audit_leaves DISABLE TRIGGER ALL")
     old.admin.execute(
-        "UPDATE secmon.audit_leaves SET entry_hashes = set_byte(entry_hashes, 3, 1)"
-        " WHERE first_seq = 1"
+        "UPDATE secmon.audit_leaves SET entry_hashes ="
+        " set_byte(entry_hashes, 3, 255 - get_byte(entry_hashes, 3)) WHERE first_seq = 1"
     )
     assert {finding.problem for finding in old.verify().checkpoint_problems} == {"checkpoint_root"}
     old.admin.execute("DELETE FROM secmon.audit_leaves WHERE first_seq = 11")
