@@ -60,11 +60,13 @@ CREATE TABLE IF NOT EXISTS secmon.audit_head (
 INSERT INTO secmon.audit_head DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- Entries written inside a business transaction: there is one exactly if that transaction
--- committed. The same constraints as above, so that nothing here can stop the sequencer.
+-- committed. The same constraints as above, and the library's bounds, without which a row might not
+-- fit into an index of the chain: so that nothing here can stop the sequencer. An entry id may come
+-- twice: the sequencer sees whether it says the same, and keeps what says something else.
 CREATE TABLE IF NOT EXISTS secmon.audit_outbox (
   id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   enqueued_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-  entry_id       text COLLATE "C" NOT NULL UNIQUE CHECK (entry_id <> ''),
+  entry_id       text COLLATE "C" NOT NULL CHECK (entry_id <> ''),
   level          text NOT NULL CHECK (level IN ('info', 'warn', 'error', 'critical')),
   event_type     text CHECK (event_type <> ''),
   -- Actions of the log itself (rollback, archive, …) change how the log is read.
@@ -75,8 +77,14 @@ CREATE TABLE IF NOT EXISTS secmon.audit_outbox (
   execution_id   text,
   job_id         text,
   data           text CHECK (data IS NULL OR data::jsonb IS NOT NULL),
-  details        text CHECK (details IS NULL OR details::jsonb IS NOT NULL)
+  details        text CHECK (details IS NULL OR details::jsonb IS NOT NULL),
+  CHECK (GREATEST(octet_length(entry_id), octet_length(event_type), octet_length(action),
+                  octet_length(actor), octet_length(resource_type), octet_length(resource_id),
+                  octet_length(execution_id), octet_length(job_id)) <= 1024),
+  CHECK (GREATEST(octet_length(data), octet_length(details)) <= 67108864)
 );
+-- The gate looks a verdict's entry up before it is in the chain.
+CREATE INDEX IF NOT EXISTS audit_outbox_entry_id ON secmon.audit_outbox (entry_id);
 
 -- Signed checkpoints, a copy for convenience: what counts is the copy a witness holds.
 -- `peaks` are the hashes of the perfect subtrees of the tree of that size, left to right.
@@ -362,9 +370,10 @@ BEGIN
 END
 $$;
 
--- Moves up to `most` rows from the outbox to the chain, oldest first, and returns how many. An
--- entry id that the chain knows with another content is kept under a name of its own: an act that
--- was committed must not be lost, and must not stop those behind it.
+-- Moves up to `most` rows from the outbox to the chain, oldest first, and returns how many: fewer if
+-- they are large, for an array has at most a gigabyte. An entry id that the chain knows with another
+-- content is kept under a name of its own that nobody can have taken before: an act that was
+-- committed must not be lost, and must not stop those behind it.
 CREATE OR REPLACE FUNCTION secmon.audit_sequence_batch(most integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = secmon, pg_temp
 AS $$
@@ -377,9 +386,15 @@ BEGIN
   END IF;
   -- First the chain, then the rows: two sequencers would mix up the order.
   PERFORM FROM secmon.audit_head FOR UPDATE;
-  WITH taken AS (
-    DELETE FROM secmon.audit_outbox WHERE id IN (
-      SELECT id FROM secmon.audit_outbox ORDER BY id LIMIT most FOR UPDATE SKIP LOCKED)
+  WITH waiting AS (
+    SELECT id, data, details FROM secmon.audit_outbox ORDER BY id LIMIT most FOR UPDATE SKIP LOCKED
+  ), sized AS (
+    SELECT id, sum(COALESCE(octet_length(data), 0) + COALESCE(octet_length(details), 0))
+                 OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+      FROM waiting
+  ), taken AS (
+    DELETE FROM secmon.audit_outbox
+     WHERE id IN (SELECT id FROM sized WHERE COALESCE(bytes_before, 0) < 67108864)
     RETURNING audit_outbox
   )
   SELECT array_agg(t.audit_outbox ORDER BY (t.audit_outbox).id) INTO moved FROM taken t;
@@ -404,7 +419,8 @@ BEGIN
           ARRAY[one.execution_id], ARRAY[one.job_id], ARRAY[one.data], ARRAY[one.details]);
       EXCEPTION WHEN unique_violation THEN
         PERFORM secmon.audit_append_batch(
-          ARRAY[one.entry_id || '#outbox-' || one.id], ARRAY[one.level], ARRAY[one.event_type],
+          ARRAY[one.entry_id || '#outbox-' || one.id || '-' || gen_random_uuid()],
+          ARRAY[one.level], ARRAY[one.event_type],
           ARRAY[one.action], ARRAY[one.actor], ARRAY[one.resource_type], ARRAY[one.resource_id],
           ARRAY[one.execution_id], ARRAY[one.job_id], ARRAY[one.data], ARRAY[one.details]);
       END;
@@ -432,6 +448,15 @@ BEGIN
       current_setting('transaction_isolation') USING ERRCODE = 'invalid_transaction_state';
   END IF;
   SELECT * INTO STRICT head FROM secmon.audit_head FOR UPDATE;
+  -- Committed before, but the answer was lost: the same answer again.
+  SELECT e.seq, (e.data::jsonb ->> 'count')::bigint INTO marker_seq, removed
+    FROM secmon.audit_entries e
+   WHERE e.entry_id = marker_id AND e.action = 'log.rollback'
+     AND e.data::jsonb ->> 'to_hash' = encode(target, 'hex');
+  IF FOUND THEN
+    RETURN NEXT;
+    RETURN;
+  END IF;
   SELECT e.seq INTO kept FROM secmon.audit_entries e WHERE e.entry_hash = target;
   IF kept IS NULL THEN
     RAISE EXCEPTION 'no entry has the hash %', encode(target, 'hex') USING ERRCODE = 'no_data_found';

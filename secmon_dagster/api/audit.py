@@ -92,7 +92,7 @@ def get_proof(call: Reads, entry_id: EntryId) -> Response:
             covered = fetch_one(
                 connection,
                 "SELECT FROM audit_entries e WHERE entry_id = %s AND e.seq <= "
-                "(SELECT max(size) FROM audit_checkpoints)",
+                "(SELECT size FROM audit_checkpoints ORDER BY created_at DESC, size DESC LIMIT 1)",
                 entry_id,
             )
         if covered is None:
@@ -114,7 +114,8 @@ def get_checkpoint(call: Reads) -> Response:
             row = fetch_one(
                 connection,
                 "SELECT origin, size, encode(root, 'hex') AS root, note, created_at "
-                "FROM audit_checkpoints ORDER BY size DESC, created_at DESC LIMIT 1",
+                # Not the largest: after a restore that may be one over entries that were lost.
+                "FROM audit_checkpoints ORDER BY created_at DESC, size DESC LIMIT 1",
             )
         if row is None:
             raise NotFoundError("There is no checkpoint yet")

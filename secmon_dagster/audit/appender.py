@@ -8,14 +8,13 @@ at a seventh of the throughput: Python's locks are not fair.)
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from secmon_dagster.audit.entry import Draft, Receipt
+from secmon_dagster.audit.forking import forget_after_fork
 from secmon_dagster.errors import EntryRefusedError
 
 MAX_BATCH = 512
@@ -35,7 +34,7 @@ class Appender:
     def __init__(self, append_batch: AppendBatch) -> None:
         self._append_batch = append_batch
         self._forget()
-        _appenders.add(self)
+        forget_after_fork(self)
 
     def _forget(self) -> None:
         """The state of a process that has not appended yet: threads don't survive a fork."""
@@ -63,7 +62,8 @@ class Appender:
                     self._waiting.notify()
 
     def submit(self, draft: Draft) -> Future[Receipt]:
-        """Queue one entry; the future is done when it is durable."""
+        """Queue one entry; the future is done when it is durable. Cancelled before its batch is
+        sent, the entry is not appended; after that it can't be cancelled."""
         future: Future[Receipt] = Future()
         with self._waiting:
             if self._closed:
@@ -93,6 +93,8 @@ class Appender:
                 if not self._queue:
                     return
                 batch = self._take()
+                if not batch:
+                    continue
                 self._busy, self._crowded = True, len(batch) > 1
             try:
                 self._write(batch)
@@ -105,6 +107,8 @@ class Appender:
         size = 0
         while self._queue and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
             draft, future = self._queue.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             size += len(draft.data or "") + len(draft.details or "")
             batch.append((draft, future))
         return batch
@@ -125,14 +129,3 @@ class Appender:
         else:
             for (_, future), receipt in zip(batch, receipts, strict=True):
                 future.set_result(receipt)
-
-
-_appenders: weakref.WeakSet[Appender] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for appender in _appenders:
-        appender._forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from secmon_dagster.audit.checkpoint import Checkpoint, incarnation_of
 from secmon_dagster.audit.keys import KeyRing
 from secmon_dagster.audit.merkle import root_of_peaks
+from secmon_dagster.audit.proof import trusted
 from secmon_dagster.audit.scan import Finding, Problem
 from secmon_dagster.errors import CheckpointError
+
+
+def newest_incarnation(notes: Sequence[str], ring: KeyRing, name: str) -> int:
+    """The highest incarnation under which a key of the ring signed; 1 if there is none."""
+    numbered: list[tuple[int, str]] = []
+    for note in notes:
+        with suppress(CheckpointError):
+            number = incarnation_of(Checkpoint.open(note, [])[0].origin, name)
+            if number is not None and number > 1:
+                numbered.append((number, note))
+    for number, note in sorted(numbered, reverse=True):
+        with suppress(CheckpointError):
+            trusted(note, ring)
+            return number
+    return 1
 
 
 @dataclass

@@ -67,7 +67,11 @@ def content_hash(values: Iterable[str | None]) -> bytes:
 
 
 def entry_hash(seq: int, previous_hash: bytes, moment: datetime, content: bytes) -> bytes:
-    """Hash of an entry at its place in the chain."""
+    """Hash of an entry at its place in the chain.
+
+    Raises:
+        ValueError: the place is none: a hash of another length, or a number beyond an int8.
+    """
     return sha256(b"\x01" + _fixed(seq, previous_hash, moment) + content).digest()
 
 
@@ -126,4 +130,9 @@ def decode_row(row: bytes) -> AuditEntry:
 
 
 def _fixed(seq: int, previous_hash: bytes, moment: datetime) -> bytes:
-    return struct.pack(">iqi32siq", 8, seq, 32, previous_hash, 8, microseconds(moment))
+    if len(previous_hash) != 32:  # struct would fill it up, or cut it off
+        raise ValueError(f"a previous hash of {len(previous_hash)} bytes; needed: 32")
+    try:
+        return struct.pack(">iqi32siq", 8, seq, 32, previous_hash, 8, microseconds(moment))
+    except struct.error as wrong:
+        raise ValueError(f"seq is {seq!r}: {wrong}") from None

@@ -15,6 +15,7 @@ from secmon_dagster.audit.canonical import canonical_json
 from secmon_dagster.errors import EntryRefusedError
 
 GENESIS_HASH = bytes(32)
+OWN_ACTIONS = "log."  # how actions of the log itself begin: they change how it is read
 INCARNATION = "log.incarnation"  # the action of an entry that announces a restore
 MAX_TEXT_BYTES = 1024
 
@@ -104,6 +105,17 @@ class Draft(NamedTuple):
             data=canonical_json(data, field="data", max_bytes=max_payload_bytes),
             details=canonical_json(details, field="details", max_bytes=max_payload_bytes),
         )
+
+
+def by_caller(draft: Draft) -> Draft:
+    """What a caller may append.
+
+    Raises:
+        EntryRefusedError: an action of the log itself.
+    """
+    if draft.action.startswith(OWN_ACTIONS):
+        raise EntryRefusedError(f"action is {draft.action!r}; log.* belongs to the log itself")
+    return draft
 
 
 class AuditEntry(NamedTuple):

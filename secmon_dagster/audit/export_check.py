@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +22,12 @@ from secmon_dagster.audit.proof import entry_from_raw, trusted
 from secmon_dagster.audit.scan import Finding, Problem, scan
 from secmon_dagster.audit.verification import Verdict
 from secmon_dagster.errors import CheckpointError, InvalidInputError
+
+# What a file that was changed or cut off makes its readers raise.
+_MALFORMED = (
+    ValueError, KeyError, TypeError, AttributeError,
+    csv.Error, gzip.BadGzipFile, zlib.error, EOFError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,10 @@ def read_export(file: TextIO) -> tuple[Header, Iterator[AuditEntry]]:
     Raises:
         InvalidInputError: it is no export.
     """
-    first = file.readline()
     try:
+        first = file.readline()
         if first.startswith("seq,"):
+            csv.field_size_limit(2**31 - 1)  # by default a payload of 128 KiB would be refused
             table = csv.reader(file)
             row = next(table)
             header = _header(json.loads(row[len(FIELDS)]))
@@ -81,7 +89,7 @@ def read_export(file: TextIO) -> tuple[Header, Iterator[AuditEntry]]:
             return _header(whole), map(entry_from_raw, whole["entries"])
         header = _header(orjson.loads(first))
         return header, (entry_from_raw(orjson.loads(line)) for line in file)
-    except (ValueError, KeyError, IndexError, StopIteration) as wrong:
+    except (*_MALFORMED, IndexError, StopIteration) as wrong:
         raise InvalidInputError(f"the file is no export: {wrong}") from None
 
 
@@ -93,16 +101,15 @@ def check_export(path: Path, ring: KeyRing) -> ExportCheck:
 
 
 def _check(header: Header, entries: Iterator[AuditEntry], ring: KeyRing) -> ExportCheck:
-    before = Frontier(header.first_seq - 1, map(bytes.fromhex, header.peaks_before))
     try:
         found = scan(
             map(encode_row, entries),
             header.first_seq,
             sizes=[header.covered_to],
-            tree=before,
+            tree=Frontier(header.first_seq - 1, map(bytes.fromhex, header.peaks_before)),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as malformed:
-        finding = Finding(Problem.ENTRY_HASH, header.first_seq, "entries", str(malformed))
+    except _MALFORMED as malformed:
+        finding = Finding(Problem.ENTRY_HASH, 0, "an export's header and entries", str(malformed))
         return ExportCheck(0, 0, (finding,), None)
     findings = [*found.invalid, *found.breaks]
     if found.entries != header.last_seq - header.first_seq + 1:
@@ -123,12 +130,12 @@ def _check(header: Header, entries: Iterator[AuditEntry], ring: KeyRing) -> Expo
     if checkpoint.size in found.peaks_at:
         root = root_of_peaks(found.peaks_at[checkpoint.size])
     elif checkpoint.size > found.tree.size:
-        path = [bytes.fromhex(step) for step in header.consistency]
         try:
+            path = [bytes.fromhex(step) for step in header.consistency]
             ours = found.tree.root
             old, new = roots_from_consistency(found.tree.size, checkpoint.size, ours, path)
             root = new if old == ours else "inconsistent"
-        except ValueError as malformed:
+        except (ValueError, TypeError) as malformed:
             root = str(malformed)
     if root != checkpoint.root:
         text = root if isinstance(root, str) else root.hex()

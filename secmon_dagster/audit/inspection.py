@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from secmon_dagster.audit import export
@@ -94,7 +94,7 @@ class ChainInspection:
         """Verify the chain, or a part of it.
 
         Args:
-            start_time, end_time: verify the entries of this time.
+            start_time, end_time: verify the entries of this time, both ends included.
             first_seq, last_seq: verify this range.
             since_checkpoint: verify only what is newer than the last trusted checkpoint.
             trust: keys and checkpoints to believe; None means the key ring and the witnesses.
@@ -102,7 +102,7 @@ class ChainInspection:
         """
         with self.store.snapshot() as snapshot:
             if start_time is not None:
-                first_seq = snapshot.seq_at(start_time) + 1
+                first_seq = snapshot.seq_at(start_time - timedelta.resolution) + 1
             if end_time is not None:
                 last_seq = snapshot.seq_at(end_time)
             result = verify(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from secmon_dagster.audit.files import alone, replacing
 from secmon_dagster.audit.note import ED25519, NoteKey, NoteSigner
 from secmon_dagster.errors import CheckpointError, SettingsError
 from secmon_dagster.settings import Settings
@@ -96,7 +96,7 @@ def load_signer(settings: Settings) -> NoteSigner:
             return RemoteKey(name, secret.removeprefix("uri:"), path)
         return _parse(secret, name, "SECMON_AUDIT_SIGNING_KEY")
     if not path.exists():
-        return new_key_file(path, name)
+        _make_key_file(path, name)
     return _parse(path.read_text().strip(), name, str(path))
 
 
@@ -107,17 +107,20 @@ def key_file(settings: Settings) -> Path:
 
 def new_key_file(path: Path, name: str) -> LocalKey:
     """Make a key and write it where only this user can read it; keep a former one beside it."""
-    key = LocalKey(name, Ed25519PrivateKey.generate())
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.exists():
         number = len(list(path.parent.glob(f"{path.name}.old-*"))) + 1
         path.rename(path.with_name(f"{path.name}.old-{number}"))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key.secret_text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return key
+    _make_key_file(path, name)
+    return _parse(path.read_text().strip(), name, str(path))
+
+
+def _make_key_file(path: Path, name: str) -> None:
+    """A file with a new key, unless another process was faster: then that one's key counts."""
+    key = LocalKey(name, Ed25519PrivateKey.generate())
+    with alone(path.with_name(path.name + ".lock")):
+        if not path.exists():
+            with replacing(path, 0o600) as file:
+                file.write(f"{key.secret_text}\n".encode())
 
 
 def _parse(secret: str, name: str, source: str) -> LocalKey:
@@ -193,8 +196,9 @@ class KeyRing:
 
     def save(self, path: Path) -> None:
         """Write the file."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.write_text("".join(f"{entry.key} {entry.from_size}\n" for entry in self.entries))
+        with replacing(path) as file:  # a verifier may be reading it
+            for entry in self.entries:
+                file.write(f"{entry.key} {entry.from_size}\n".encode())
 
 
 def ring_file(settings: Settings) -> Path:

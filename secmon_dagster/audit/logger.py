@@ -12,7 +12,7 @@ from secmon_dagster.audit.appender import Appender
 from secmon_dagster.audit.backends.opening import open_store
 from secmon_dagster.audit.backends.postgres import PostgresStore
 from secmon_dagster.audit.canonical import canonical_json
-from secmon_dagster.audit.entry import INCARNATION, Draft, Level, Receipt, new_entry_id
+from secmon_dagster.audit.entry import INCARNATION, Draft, Level, Receipt, by_caller, new_entry_id
 from secmon_dagster.audit.inspection import ChainInspection
 from secmon_dagster.audit.keys import KeyRing, ring_file
 from secmon_dagster.audit.retention import Archive, Archived
@@ -118,7 +118,7 @@ class HashChainAuditLogger(ChainInspection):
             EntryRefusedError: a field is wrong, or the id names another entry.
             DatabaseUnavailableError: the database does not answer.
         """
-        draft = Draft.of(
+        draft = self._draft(
             action,
             actor,
             resource_type,
@@ -130,7 +130,6 @@ class HashChainAuditLogger(ChainInspection):
             execution_id=execution_id,
             job_id=job_id,
             entry_id=entry_id,
-            max_payload_bytes=self._max_payload_bytes,
         )
         return self._tell(draft, self._appender.append(draft)).entry_id
 
@@ -138,14 +137,13 @@ class HashChainAuditLogger(ChainInspection):
         self, action: str, actor: str, resource_type: str, **rest: Any
     ) -> str:
         """:meth:`append_entry` for coroutines; many of them share one round trip."""
-        draft = Draft.of(
-            action, actor, resource_type, **rest, max_payload_bytes=self._max_payload_bytes
-        )
+        draft = self._draft(action, actor, resource_type, **rest)
         receipt = await asyncio.wrap_future(self._appender.submit(draft))
         return self._tell(draft, receipt).entry_id
 
     def append_entries(self, entries: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Append many entries in order, 2,000 a transaction; the next are checked meanwhile.
+        """Append many entries in order, up to 2,000 or 8 MiB a transaction; the next are checked
+        meanwhile.
 
         Args:
             entries: each the keyword arguments of :meth:`append_entry`.
@@ -160,19 +158,19 @@ class HashChainAuditLogger(ChainInspection):
         ids: list[str] = []
 
         def drafts() -> Iterator[Draft]:
-            for numbered in enumerate(entries):
-                draft = self._draft(*numbered)
+            for place, entry in enumerate(entries):
+                try:
+                    draft = self._draft(**entry)
+                except TypeError as wrong:
+                    raise EntryRefusedError(f"entry {place} of the batch: {wrong}") from None
                 ids.append(draft.entry_id)
                 yield draft
 
         self.store.append_bulk(drafts())
         return ids
 
-    def _draft(self, place: int, entry: Mapping[str, Any]) -> Draft:
-        try:
-            return Draft.of(**entry, max_payload_bytes=self._max_payload_bytes)
-        except TypeError as wrong:
-            raise EntryRefusedError(f"entry {place} of the batch: {wrong}") from None
+    def _draft(self, *said: Any, **named: Any) -> Draft:
+        return by_caller(Draft.of(*said, **named, max_payload_bytes=self._max_payload_bytes))
 
     def rollback_to_hash(
         self, target_hash: str, *, actor: str | None = None, reason: str | None = None

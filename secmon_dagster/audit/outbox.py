@@ -15,15 +15,15 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from secmon_dagster.audit.entry import DRAFT_FIELDS, Draft
-from secmon_dagster.errors import EntryRefusedError, SecmonError
+from secmon_dagster.audit.entry import DRAFT_FIELDS, Draft, by_caller
+from secmon_dagster.errors import SecmonError
 from secmon_dagster.settings import get_settings
 
 log = logging.getLogger(__name__)
 
 # Rendered once: composing the statement anew would cost more than sending it.
 _INSERT = (
-    sql.SQL("INSERT INTO secmon.audit_outbox ({}) VALUES ({}) ON CONFLICT DO NOTHING")
+    sql.SQL("INSERT INTO secmon.audit_outbox ({}) VALUES ({})")
     .format(
         sql.SQL(", ").join(map(sql.Identifier, DRAFT_FIELDS)),
         sql.SQL(", ").join([sql.Placeholder()] * len(DRAFT_FIELDS)),
@@ -55,21 +55,21 @@ def enqueue(
     Raises:
         EntryRefusedError: a field is wrong. Checked here, so that the sequencer can't be stopped.
     """
-    if action.startswith("log."):
-        raise EntryRefusedError(f"action is {action!r}; log.* belongs to the log itself")
-    draft = Draft.of(
-        action,
-        actor,
-        resource_type,
-        resource_id,
-        data,
-        details,
-        level=level,
-        event_type=event_type,
-        execution_id=execution_id,
-        job_id=job_id,
-        entry_id=entry_id,
-        max_payload_bytes=get_settings().audit_max_payload_bytes,
+    draft = by_caller(
+        Draft.of(
+            action,
+            actor,
+            resource_type,
+            resource_id,
+            data,
+            details,
+            level=level,
+            event_type=event_type,
+            execution_id=execution_id,
+            job_id=job_id,
+            entry_id=entry_id,
+            max_payload_bytes=get_settings().audit_max_payload_bytes,
+        )
     )
     conn.execute(_INSERT, draft)
     return draft.entry_id

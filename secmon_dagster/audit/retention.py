@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,12 +24,15 @@ from secmon_dagster.audit.backends.postgres import PostgresStore
 from secmon_dagster.audit.encoding import COPY_SIGNATURE, COPY_TRAILER, encode_row
 from secmon_dagster.audit.entry import Draft
 from secmon_dagster.audit.export_check import check_export, open_export, read_export
+from secmon_dagster.audit.files import alone, replacing
 from secmon_dagster.audit.keys import KeyRing
 from secmon_dagster.audit.verification import Verdict
 from secmon_dagster.database import Role
 from secmon_dagster.errors import AuditError, ChainTamperedError, NotFoundError
 
 LEAVES_A_ROW = 4096
+# Far below what an append waits for the head.
+LOCK_TIMEOUT_MS = 2000
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,14 @@ class Archive:
         """Move every full partition, oldest first, whose last entry is older than that.
 
         Raises:
-            AuditError: a file does not prove itself, e.g. because there is no checkpoint over it.
+            AuditError: a file does not prove itself, e.g. because there is no checkpoint over it;
+                or somebody is reading the log. What was moved before stays moved.
         """
         moved = []
         cutoff = datetime.now(UTC) - older_than
-        while (bounds := self._oldest(cutoff)) is not None:
-            moved.append(self._archive(*bounds))
+        with self._alone():
+            while (bounds := self._oldest(cutoff)) is not None:
+                moved.append(self._archive(*bounds))
         return moved
 
     def restore(self, first_seq: int) -> Archived:
@@ -77,7 +82,7 @@ class Archive:
             NotFoundError: nothing archived begins there.
             ChainTamperedError: the file is not what was archived.
         """
-        with self._store.connect(Role.ADMIN) as connection:
+        with self._alone(), self._store.connect(Role.ADMIN) as connection:
             row = connection.execute(
                 "SELECT first_seq, last_seq, file, file_sha256 FROM secmon.audit_archives"
                 " WHERE first_seq = %s ORDER BY id DESC LIMIT 1",
@@ -137,21 +142,25 @@ class Archive:
         self._prove(path)
         archived = Archived(first, last, name, _sha256(path))
         manifest = self._note("log.archive", archived)
-        with self._store.connect(Role.ADMIN) as connection:
-            self._forget_rows(connection, archived, leaves, manifest, announcements)
+        try:
+            with self._store.connect(Role.ADMIN) as connection:
+                self._forget_rows(connection, archived, leaves, manifest, announcements)
+        except psycopg.errors.LockNotAvailable:
+            raise AuditError(
+                f"entries {first}–{last} are being read, by a backup or a verification; they stay",
+                hint="Archive again when that is over.",
+            ) from None
         return archived
 
     def _write(self, path: Path, pieces: Any) -> None:
         """Whole or not at all, and on disk before the rows go."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("wb") as raw:
-            with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:
-                for piece in pieces:
-                    packed.write(piece.encode())
-            raw.flush()
-            os.fsync(raw.fileno())
-        part.replace(path)
+        with replacing(path) as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:
+            for piece in pieces:
+                packed.write(piece.encode())
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Another archiver would put a file of its own, with another hash, under the same name."""
+        return alone(self._folder / ".lock")
 
     def _prove(self, path: Path) -> None:
         check = check_export(path, self._ring)
@@ -184,6 +193,8 @@ class Archive:
         announcements: list[bytes],
     ) -> None:
         """In one transaction: keep the hashes, note the archive, let the partition go."""
+        # To detach waits for every reader, and every append then waits behind that.
+        connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
         for at in range(0, len(leaves), LEAVES_A_ROW):
             part = leaves[at : at + LEAVES_A_ROW]
             first = archived.first_seq + at

@@ -7,18 +7,17 @@ is proportional to the new entries, and a log that was cut or rewritten can't ge
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from secmon_dagster.audit.checkpoint import Checkpoint, origin_of
 from secmon_dagster.audit.entry import GENESIS_HASH
+from secmon_dagster.audit.files import alone, replacing
 from secmon_dagster.audit.keys import KeyRing, load_signer, ring_file
 from secmon_dagster.audit.merkle import Frontier
 from secmon_dagster.audit.note import NoteSigner
@@ -67,17 +66,8 @@ class SignerState:
             "note": self.note,
             "published": self.published,
         }
-        part = path.with_suffix(".part")
-        with part.open("w") as file:
-            file.write(json.dumps(content))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with replacing(path) as file:
+            file.write(json.dumps(content).encode())
 
 
 @dataclass(frozen=True)
@@ -223,6 +213,10 @@ class CheckpointSigner:
 
     def _publish(self, state: SignerState) -> dict[str, str]:
         checkpoint, _ = Checkpoint.open(state.note, [])
+        made, latest = datetime.now(UTC), self._store.latest_checkpoint()
+        if latest is not None:
+            # The last one made is the latest one, wherever the clock was set meanwhile.
+            made = max(made, latest.created_at + timedelta.resolution)
         self._store.save_checkpoint(
             StoredCheckpoint(
                 state.origin,
@@ -231,7 +225,7 @@ class CheckpointSigner:
                 b"".join(state.peaks),
                 state.last_hash,
                 state.note,
-                datetime.now(UTC),
+                made,
             )
         )
         failed = {}
@@ -284,10 +278,6 @@ class CheckpointSigner:
             )
         return SignerState(origin, checkpoint.size, tree.peaks, last_hash, note)
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self) -> AbstractContextManager[None]:
         """One signer at a time on this machine."""
-        self._state_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._state_file.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return alone(self._state_file.with_suffix(".lock"))

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any, Protocol
 
 from secmon_dagster.audit.entry import AuditEntry, Draft, Head, Receipt
 from secmon_dagster.audit.merkle import Frontier
 from secmon_dagster.errors import InvalidInputError
 
-# Entries of one transaction of a bulk append.
-BULK = 2000
+# Entries of one transaction of a bulk append, and bytes of their payloads after which it is full:
+# one statement's parameters must stay far below libpq's 1 GB.
+BULK, BULK_BYTES = 2000, 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,15 @@ class Snapshot(Protocol):
 
 def batches(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
     """The transactions of a bulk append."""
-    remaining = iter(drafts)
-    while batch := list(islice(remaining, BULK)):
+    batch: list[Draft] = []
+    size = 0
+    for draft in drafts:
+        batch.append(draft)
+        size += len(draft.data or "") + len(draft.details or "")
+        if len(batch) == BULK or size >= BULK_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 
@@ -151,8 +158,8 @@ class Store(Protocol):
         ...
 
     def append_bulk(self, drafts: Iterable[Draft]) -> None:
-        """Append in order, BULK a transaction. Where ``drafts`` raises, nothing of its transaction
-        is appended, and those before it stay."""
+        """Append in order, a batch a transaction. Where ``drafts`` raises, nothing of its
+        transaction is appended, and those before it stay."""
         ...
 
     def head(self) -> Head:
@@ -190,7 +197,7 @@ class Store(Protocol):
         ...
 
     def latest_checkpoint(self) -> StoredCheckpoint | None:
-        """The largest stored checkpoint."""
+        """The last one made."""
         ...
 
     def sequence(self, most: int) -> int:

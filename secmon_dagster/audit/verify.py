@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from secmon_dagster.audit.checkpoint import Checkpoint
-from secmon_dagster.audit.covering import Covering
+from secmon_dagster.audit.covering import Covering, newest_incarnation
 from secmon_dagster.audit.entry import GENESIS_HASH
 from secmon_dagster.audit.keys import KeyRing
 from secmon_dagster.audit.merkle import Frontier
@@ -63,11 +63,11 @@ def verify(
     head = snapshot.head
     end = max([head.seq, *(segment.last_seq for segment in snapshot.segments)])
     stored = snapshot.checkpoints()
-    restored_at = _restores(snapshot) if head.incarnation > 1 else {}
     first, last = first_seq or 1, end if last_seq is None else min(last_seq, end)
     if (first_seq is not None and first_seq < 1) or (first > last + 1):
         raise InvalidInputError.of("range", f"{first_seq}–{last_seq}", f"within 1–{end}")
     notes = [*trust.notes, *(checkpoint.note for checkpoint in stored)]
+    restored_at = _restores(snapshot, notes, trust) if head.incarnation > 1 else {}
     base = _last_trusted(stored, trust, restored_at, last) if since_checkpoint else None
     if base is not None:
         notes = [note for note in notes if not _is_older(note, base.size)]
@@ -156,9 +156,15 @@ def superseded_entries(rollbacks: Sequence[tuple[int, int]]) -> int:
     return count
 
 
-def _restores(snapshot: Snapshot) -> dict[int, int]:
-    """Incarnation -> number of entries it began with, as the log's own entries announce it."""
+def _restores(snapshot: Snapshot, notes: Sequence[str], trust: Trust) -> dict[int, int]:
+    """Incarnation -> number of entries it began with, as the log's own entries announce it.
+
+    Only those that a trusted key went on to sign under: an announcement gives checkpoints up, and
+    whoever can rewrite the log can write one into it.
+    """
+    signed = newest_incarnation(notes, trust.ring, trust.name)
     return {
         int(announced["incarnation"]): int(announced["restored_to"])
         for announced in map(json.loads, snapshot.announcements())
+        if int(announced["incarnation"]) <= signed
     }

@@ -10,11 +10,11 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 from urllib.parse import urlsplit
 
 from secmon_dagster.audit.checkpoint import Checkpoint
-from secmon_dagster.errors import CheckpointError
+from secmon_dagster.errors import CheckpointError, SettingsError
 from secmon_dagster.settings import Settings
 
 HTTP_TIMEOUT_SECONDS = 5.0
@@ -53,10 +53,10 @@ class FileWitness:
         line = json.dumps({"at": datetime.now(UTC).isoformat(), "note": note}) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            with os.fdopen(descriptor, "a") as file:
+            with self.path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                file.write(line)
+                _cut_torn_line(file)
+                file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as failed:
@@ -74,6 +74,16 @@ class FileWitness:
         return [_note_of(line) for line in lines[:-1]]
 
 
+def _cut_torn_line(file: IO[bytes]) -> None:
+    """Take away a last line that a crash or a full disk cut off: what is written behind it would
+    become part of it, and no note either."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    if file.read(1) not in (b"", b"\n"):
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def _note_of(line: str) -> str:
     try:
         return str(json.loads(line)["note"])
@@ -87,8 +97,14 @@ class StoreWitness:
     def __init__(self, url: str) -> None:
         from upath import UPath  # half a second that only those wait who have such a witness
 
-        self.folder = UPath(url)
         self.name = urlsplit(url)._replace(query="").geturl().rpartition("@")[2] or url
+        try:
+            self.folder = UPath(url)
+        except (
+            ValueError,
+            ImportError,
+        ) as unknown:  # no such scheme, or no driver
+            raise SettingsError(f"witness {self.name}: {unknown}") from None
 
     def publish(self, note: str) -> None:
         """Write the object; never over another one."""
@@ -105,7 +121,9 @@ class StoreWitness:
                 return
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_text(note)
-        except OSError as failed:
+        except CheckpointError:
+            raise
+        except Exception as failed:  # drivers have exceptions of their own, e.g. for credentials
             raise CheckpointError(f"witness {self.name}: {failed}") from None
 
     def notes(self) -> list[str]:
@@ -115,7 +133,7 @@ class StoreWitness:
                 return []
             paths = sorted(self.folder.glob("*.note"), key=str)
             return [path.read_bytes().decode(errors="surrogateescape") for path in paths]
-        except OSError as failed:
+        except Exception as failed:
             raise CheckpointError(f"witness {self.name}: {failed}") from None
 
 

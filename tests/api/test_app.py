@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from secmon_dagster.audit import get_audit_logger
 from secmon_dagster.posture.keys import create_key, revoke_key
 from secmon_dagster.posture.session import Session
 from secmon_dagster.settings import get_settings
@@ -114,6 +115,26 @@ def test_the_request_id_is_in_the_audit_entry(client, key, database):
             "SELECT details, actor FROM secmon.audit_outbox WHERE action = 'create_instance'"
         ).fetchall()
     assert rows and all("trace-7" in str(details) and actor == "ada" for details, actor in rows)
+
+
+def test_after_a_restore_the_latest_checkpoint_is_the_one_over_what_is_there(client, key, database):
+    logger = get_audit_logger()
+    entries = logger.append_entries([{"action": "A", "actor": "a", "resource_type": "t"}] * 5)
+    logger.checkpoint()
+    with database.admin() as admin:
+        admin.execute("ALTER TABLE secmon.audit_entries DISABLE TRIGGER ALL")
+        admin.execute("DELETE FROM secmon.audit_entries WHERE seq > 2")
+        admin.execute(
+            "UPDATE secmon.audit_head h SET seq = 2, entry_hash = e.entry_hash"
+            " FROM secmon.audit_entries e WHERE e.seq = 2"
+        )
+    logger.new_incarnation("restored from a backup")
+    late = logger.append_entry("A", "a", "t")
+    headers = key("admin")
+    assert client.get("/api/audit/checkpoint", headers=headers).json()["size"] == 3
+    for entry, status in ((entries[0], 200), (late, 404)):
+        answer = client.get(f"/api/audit/entries/{entry}/proof", headers=headers)
+        assert answer.status_code == status
 
 
 def test_an_unknown_path_and_a_wrong_method_are_problems(client):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 
@@ -134,3 +135,55 @@ def test_a_safe_cell_can_be_undone(value):
     cell = safe_cell(value)
     assert plain_cell(cell or "") == value
     assert cell is None or not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+BROKEN = {
+    "a previous hash with more bytes": (2, lambda e: {"previous_hash": e["previous_hash"] + "00"}),
+    "a previous hash with fewer bytes": (1, lambda row: {"previous_hash": ""}),
+    "a number that is text": (2, lambda row: {"seq": str(row["seq"])}),
+    "a number too large": (2, lambda row: {"seq": 2**70}),
+    "a time without its zone": (2, lambda row: {"timestamp": row["timestamp"][:19]}),
+    "a number for a text": (2, lambda row: {"actor": 7}),
+    "a first number that is text": (0, lambda row: {"first_seq": "1"}),
+    "a first number too small": (0, lambda row: {"first_seq": 0}),
+    "peaks that are none": (0, lambda row: {"peaks_before": ["zz"]}),
+    "a path that is none": (0, lambda row: {"consistency": 5, "last_seq": 20}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_field_of_another_type_or_length_is_found_and_ends_nothing(signed, exported, what):
+    place, change = BROKEN[what]
+    path = exported("ndjson", last_seq=20)
+    rows = lines_of(path)
+    rows[place] |= change(rows[place])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert check_export(path, ring(signed)).verdict == "tampered"
+
+
+@pytest.mark.parametrize("place", [12, 40, -20, -6])
+def test_a_packed_export_that_was_cut_off_or_damaged_is_not_valid(
+    exported, signed, tmp_path, place
+):
+    packed = gzip.compress(exported("ndjson").read_bytes())
+    for name, content in {
+        "cut": packed[:place],
+        "damaged": packed[:place] + bytes([packed[place] ^ 255]) + packed[place:][1:],
+    }.items():
+        (tmp_path / f"{name}.gz").write_bytes(content)
+        try:
+            assert check_export(tmp_path / f"{name}.gz", ring(signed)).verdict == "tampered"
+        except InvalidInputError as no_export:
+            assert place > 0 or name == "damaged", no_export
+
+
+def test_a_large_payload_passes_in_every_format(chain, tmp_path):
+    chain.fill(2, data="x" * 200_000)
+    chain.log.checkpoint()
+    for output_format in Format:
+        (tmp_path / "large").write_text(chain.log.export_chain(output_format))
+        assert check_export(tmp_path / "large", ring(chain)).verdict == "valid"

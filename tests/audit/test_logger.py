@@ -1,17 +1,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import numpy as np
+import psycopg
 import pytest
 
 from secmon_dagster.audit import HashChainAuditLogger, Query, enqueue, get_audit_logger
+from secmon_dagster.audit.store import BULK
 from secmon_dagster.database import Role, connect, transaction
-from secmon_dagster.errors import EntryRefusedError, InvalidInputError, PermissionDeniedError
+from secmon_dagster.errors import (
+    DatabaseUnavailableError,
+    EntryRefusedError,
+    InvalidInputError,
+    PermissionDeniedError,
+)
 
 
 @pytest.fixture
@@ -127,6 +137,41 @@ def test_a_bad_entry_in_a_batch_appends_none(log):
     assert log.head().seq == 0
 
 
+def test_a_bulk_append_that_failed_is_told_even_if_a_later_entry_is_wrong(log, monkeypatch):
+    good = {"action": "A", "actor": "a", "resource_type": "t"}
+
+    def lost(*_):
+        raise DatabaseUnavailableError("the server is gone")
+
+    monkeypatch.setattr(log.store, "_send", lost)
+    with pytest.raises(DatabaseUnavailableError, match="is gone") as failed:
+        log.append_entries([*[good] * BULK, good | {"action": ""}])
+    assert isinstance(failed.value.__context__, EntryRefusedError)
+
+
+def test_a_bulk_append_of_large_payloads_takes_several_transactions(log):
+    entry = {"action": "A", "actor": "a", "resource_type": "t", "data": "x" * 1_000_000}
+    log.append_entries([entry] * 20)
+    moments = [entry.timestamp for entry in log.find(Query())]
+    assert [moments.count(moment) for moment in sorted(set(moments))] == [9, 9, 2]
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///audit.db"])
+def test_a_caller_may_not_append_an_action_of_the_log_itself(log, url, tmp_path, monkeypatch):
+    """A rollback nobody did would hide entries, and one without its data would stop all reading."""
+    monkeypatch.chdir(tmp_path)
+    entry = {"action": "log.rollback", "actor": "a", "resource_type": "t", "data": {"to_seq": 0}}
+    with HashChainAuditLogger(url) as chain:
+        for append in (
+            lambda: chain.append_entry(**entry),
+            lambda: asyncio.run(chain.append_entry_async(**entry)),
+            lambda: chain.append_entries([entry]),
+        ):
+            with pytest.raises(EntryRefusedError, match="log.* belongs to the log itself"):
+                append()
+        assert chain.head().seq == 0
+
+
 def test_trails_and_queries_find_what_they_ask_for(log):
     log.append_entry("CREATE", "ann", "model", "m1", execution_id="run1", job_id="step1")
     log.append_entry("UPDATE", "bob", "model", "m1", level="error", event_type="job.failed")
@@ -218,6 +263,56 @@ def test_an_outbox_entry_whose_id_is_taken_is_kept_under_another(log):
     assert [entry.action for entry in log.find(Query())] == ["A", "B", "C"]
 
 
+LONG = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 400) i)"
+
+
+@pytest.mark.parametrize(
+    "column", ["entry_id", "event_type", "action", "actor", "resource_type", "resource_id",
+               "execution_id", "job_id"],
+)  # fmt: skip
+def test_a_row_that_would_not_fit_into_the_chain_is_refused_by_the_outbox(database, column):
+    values = dict.fromkeys(["entry_id", "action", "actor", "resource_type"], "'x'") | {column: LONG}
+    with connect(Role.WRITER) as writer, pytest.raises(psycopg.errors.CheckViolation):
+        writer.execute(
+            f"INSERT INTO audit_outbox (level, {', '.join(values)})"
+            f" VALUES ('info', {', '.join(values.values())})"
+        )
+
+
+def test_names_taken_in_advance_do_not_stop_the_sequencer(log):
+    for taken in ["same", *(f"same#outbox-{number}" for number in range(1, 5))]:
+        log.append_entry("A", "mallory", "t", entry_id=taken)
+    with transaction() as connection:
+        enqueue(connection, action="B", actor="a", resource_type="t", entry_id="same")
+        enqueue(connection, action="C", actor="a", resource_type="t")
+    assert log.sequence() == 2
+    assert [entry.action for entry in log.find(Query(actor="a"))] == ["B", "C"]
+
+
+def test_two_acts_under_one_id_are_both_kept_and_one_told_twice_is_one(log):
+    for action in ("ONE", "ONE", "TWO"):
+        with transaction() as connection:
+            enqueue(connection, action=action, actor="a", resource_type="t", entry_id="same")
+    assert log.sequence() == 3
+    assert [entry.action for entry in log.find(Query())] == ["ONE", "TWO"]
+
+
+def test_large_rows_leave_the_outbox_in_several_transactions(log):
+    with transaction() as connection:
+        for _ in range(70):
+            enqueue(connection, action="A", actor="a", resource_type="t", data="x" * 1_000_000)
+    assert [log.sequence(), log.sequence(), log.sequence()] == [68, 2, 0]
+
+
+def test_a_rollback_whose_answer_was_lost_is_not_done_twice(log):
+    ids = log.append_entries([{"action": "A", "actor": "a", "resource_type": "t"}] * 5)
+    target = bytes.fromhex(log.get_entry(ids[1]).entry_hash)
+    answer = log.store.rollback(target, "marker", "a", None)
+    assert answer == (6, 3)
+    assert log.store.rollback(target, "marker", "a", None) == answer
+    assert log.head().seq == 6
+
+
 def test_actions_of_the_log_itself_are_refused_to_writers(database, log):
     with transaction() as connection, pytest.raises(EntryRefusedError, match="belongs to the log"):
         enqueue(connection, action="log.rollback", actor="a", resource_type="t")
@@ -256,6 +351,57 @@ def test_a_forked_child_appends_with_connections_of_its_own(log):
     assert os.waitpid(child, 0)[1] == 0
     log.append_entry("A", "parent", "t")
     assert [entry.actor for entry in log.find(Query())] == ["parent", "child", "parent"]
+
+
+def test_threads_of_a_forked_child_never_meet_the_parents_connection(log):
+    log.append_entry("A", "parent", "t")
+    inherited, failures = log.store._writer, 0
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            sys.setswitchinterval(1e-6)
+            start, seen = threading.Barrier(4), []
+
+            def write(start=start, seen=seen):
+                start.wait()
+                with contextlib.suppress(Exception):
+                    log.store._write(seen.append)
+
+            threads = [threading.Thread(target=write) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(10)
+            os._exit(len(seen) != 4 or any(connection is inherited for connection in seen))
+        failures += os.waitpid(child, 0)[1] != 0
+    assert failures == 0
+
+
+def test_a_coroutine_that_gives_up_waiting_stops_nobody_else(log, monkeypatch):
+    under_way, go_on = threading.Event(), threading.Event()
+    append = log._appender._append_batch
+
+    def slowly(drafts):
+        under_way.set()
+        go_on.wait(10)
+        return append(drafts)
+
+    monkeypatch.setattr(log._appender, "_append_batch", slowly)
+
+    async def give_up():
+        sent = asyncio.create_task(log.append_entry_async("SENT", "a", "t"))
+        await asyncio.to_thread(under_way.wait)
+        queued = asyncio.create_task(log.append_entry_async("QUEUED", "a", "t"))
+        await asyncio.sleep(0)
+        for task in (sent, queued):
+            task.cancel()
+        await asyncio.gather(sent, queued, return_exceptions=True)
+        go_on.set()
+        await asyncio.wait_for(log.append_entry_async("NEXT", "a", "t"), 20)
+
+    asyncio.run(give_up())
+    # What was sent can't be called back; what had not been sent is not.
+    assert [entry.action for entry in log.find(Query())] == ["SENT", "NEXT"]
 
 
 def test_the_process_has_one_logger_a_database(database):

@@ -14,7 +14,7 @@ from hashlib import sha256
 import pytest
 
 from secmon_dagster.audit import encoding
-from secmon_dagster.audit.entry import FIELDS, GENESIS_HASH
+from secmon_dagster.audit.entry import FIELDS, GENESIS_HASH, INCARNATION, Draft
 from secmon_dagster.audit.scan import Problem, scan
 
 ENTRIES, COVERED = 24, 20
@@ -156,6 +156,15 @@ def forget_after(chain, seq):
     )
 
 
+def announce_restore(chain):
+    """What `secmon audit checkpoint --new-incarnation` writes, by one who has no signing key."""
+    chain.admin.execute("UPDATE secmon.audit_head SET incarnation = 2")
+    announcement = Draft.of(
+        INCARNATION, "mallory", "audit_chain", data={"incarnation": 2, "restored_to": 0}
+    )
+    chain.log.store.append([announcement])
+
+
 CASES = {
     # --- nothing is recomputed: the chain alone sees it -----------------------------------------
     "edit a field": (lambda c: edit(c, 5, actor="bob"), {"chain"}),
@@ -198,6 +207,8 @@ CASES = {
     "restore an old backup and append": (
         lambda c: (forget_after(c, 15), c.fill(20)), {"checkpoint"}),
     "truncate, then continue": (lambda c: (forget_after(c, 19), c.fill(5)), {"checkpoint"}),
+    "replace the log, and announce a restore from nothing": (
+        lambda c: (replace_log(c, 30), announce_restore(c)), {"checkpoint"}),
     # --- expected misses: nobody may claim these ------------------------------------------------
     "MISSED: edit newer than the checkpoint, rehash, rewrite the head": (
         lambda c: (edit(c, 22, actor="bob"), rehash_from(c, 22, and_head=True)), set()),

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from secmon_dagster.audit import HashChainAuditLogger, Query, get_audit_logger
+from secmon_dagster.audit.backends import sqlite
 from secmon_dagster.audit.backends.mysql import MysqlStore
 from secmon_dagster.audit.encoding import expected_hash
 from secmon_dagster.audit.export_check import check_export
@@ -139,3 +140,38 @@ def test_a_mysql_server_that_does_not_answer_is_named_without_the_password(home)
     with pytest.raises(DatabaseUnavailableError, match=r"MySQL at 127\.0\.0\.1") as caught:
         HashChainAuditLogger("mysql://u:secret@127.0.0.1:1/audit_db")
     assert "secret" not in str(caught.value)
+
+
+def test_a_writing_connection_that_died_is_replaced(log):
+    log.append_entry("A", "a", "t")
+    log.store._writer.close()
+    log.append_entry("B", "a", "t")
+    assert [entry.action for entry in log.find(Query())] == ["A", "B"]
+
+
+@pytest.mark.xdist_group("mariadb")
+def test_a_connection_that_mysql_closed_is_replaced(mariadb, home):
+    with HashChainAuditLogger(mariadb) as log:
+        entry_id = log.append_entry("A", "a", "t")
+        with log.store._connection() as connection, connection.cursor() as cursor:
+            cursor.execute(f"KILL {log.store._writer.thread_id()}")
+        other = log.append_entry("A", "a", "t")
+        assert log.get_entry(other).seq == log.get_entry(entry_id).seq + 1
+
+
+def test_a_file_that_another_program_holds_is_a_clear_error_and_no_end(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    with HashChainAuditLogger(f"sqlite:///{tmp_path / 'audit.db'}") as log:
+        holder = sqlite3.connect(tmp_path / "audit.db", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseUnavailableError, match="sqlite did not take it: .*locked"):
+            log.append_entry("A", "a", "t")
+        holder.execute("ROLLBACK")
+        log.append_entry("A", "a", "t")
+        assert log.verify_chain()["verified_entries"] == 1
+
+
+@pytest.mark.parametrize("url", ["sqlite:///:memory:", "sqlite://", "sqlite:///"])
+def test_sqlite_without_a_file_is_refused(url):
+    with pytest.raises(InvalidInputError, match="allowed: sqlite:///FILE"):
+        HashChainAuditLogger(url)

@@ -101,6 +101,22 @@ def test_the_owner_may_insert_and_nothing_more(guarded):
     assert allowed == {"insert", "rewrite head", "grow", "take the head's lock"}
 
 
+def test_an_owner_who_computes_the_hash_is_not_caught(guarded):
+    """An expected miss of docs/threat-model.md: it adds an entry; what is there stays as it is."""
+    said = "'info', NULL, 'A', 'ann', 't', NULL, NULL, NULL, NULL, NULL, NULL"
+    with connect(Role.OWNER, autocommit=True) as owner:
+        owner.execute(
+            "WITH forged AS (SELECT seq + 1 AS seq, entry_hash AS before, secmon.audit_entry_hash("
+            "seq + 1, entry_hash, '2020-01-01Z', secmon.audit_content_hash("
+            f"ARRAY['somebody', 'forged', {said}])) AS hash FROM secmon.audit_head), moved AS ("
+            "UPDATE secmon.audit_head h SET seq = f.seq, entry_hash = f.hash FROM forged f)"
+            "INSERT INTO secmon.audit_entries"
+            f" SELECT seq, before, '2020-01-01Z', 'somebody', 'forged', {said}, hash FROM forged"
+        )
+    assert guarded.verify().verdict == "valid"
+    assert guarded.log.get_entry("forged").db_user == "somebody"
+
+
 def test_a_superuser_is_stopped_by_the_guards_until_he_removes_them(guarded):
     states = {
         name: outcome(guarded.admin, STATEMENTS[name].format(table=table))

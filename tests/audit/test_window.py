@@ -61,3 +61,4 @@ def test_after_a_restore_the_checkpoints_of_lost_entries_cover_nothing(chain):
     chain.fill(1)
     assert chain.log.window().entries == 1
     assert metric(chain, "secmon_audit_uncovered_entries") == 1
+    assert chain.log.get_statistics()["checkpoint_size"] == 3

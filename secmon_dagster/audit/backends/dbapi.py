@@ -5,11 +5,10 @@ but this process computes them, so whoever may append may also write what it lik
 from __future__ import annotations
 
 import json
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,8 +38,9 @@ from secmon_dagster.audit.entry import (
     Receipt,
     data_hash,
 )
+from secmon_dagster.audit.forking import forget_after_fork, keep
 from secmon_dagster.audit.store import Query, StoredCheckpoint, batches
-from secmon_dagster.errors import EntryRefusedError, NotFoundError
+from secmon_dagster.errors import DatabaseUnavailableError, EntryRefusedError, NotFoundError
 
 _LOOKUP = 500
 
@@ -56,9 +56,9 @@ class DbApiStore(ABC):
     mark: str
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._writer: Any = None
+        self._forget()
+        forget_after_fork(self)
         with self._connection() as connection:
             self._make_schema(connection)
 
@@ -69,6 +69,11 @@ class DbApiStore(ABC):
     @abstractmethod
     def _make_schema(self, connection: Any) -> None:
         """Tables, the head's row and triggers; idempotent."""
+
+    @property
+    @abstractmethod
+    def _driver_error(self) -> type[Exception]:
+        """Base of the driver's exceptions."""
 
     @abstractmethod
     def _begin_write(self, cursor: Any) -> None:
@@ -94,7 +99,7 @@ class DbApiStore(ABC):
             return self._append(cursor, drafts)
 
     def append_bulk(self, drafts: Iterable[Draft]) -> None:
-        """As :meth:`append`, BULK a transaction."""
+        """As :meth:`append`, a batch a transaction."""
         for batch in batches(drafts):
             self.append(batch)
 
@@ -213,21 +218,51 @@ class DbApiStore(ABC):
 
     @contextmanager
     def _writing(self) -> Iterator[Any]:
-        if self._pid != os.getpid():  # a fork: the parent's connection is the parent's
-            self._pid, self._lock, self._writer = os.getpid(), threading.Lock(), None
         with self._lock:
-            if self._writer is None:
-                self._writer = self._connect()
-            cursor = self._writer.cursor()
-            self._begin_write(cursor)
             try:
+                cursor = self._begun()
                 yield cursor
                 cursor.execute("COMMIT")
-            except BaseException:
-                cursor.execute("ROLLBACK")
-                raise
-            finally:
                 cursor.close()
+            except self._driver_error as failed:
+                self._give_up()
+                raise DatabaseUnavailableError(
+                    f"{self.name} did not take it: {failed}",
+                    hint="If this was an append, repeating it with the same entry_id is safe.",
+                ) from failed
+            except BaseException:
+                self._give_up()
+                raise
+
+    def _begun(self) -> Any:
+        """A cursor in a transaction that keeps all other writers out. A connection may have died
+        since its last use, and nothing of this transaction was sent yet: so once more on a new one.
+        """
+        if self._writer is not None:
+            try:
+                return self._begin(self._writer)
+            except self._driver_error:
+                self._give_up()
+        self._writer = self._connect()
+        return self._begin(self._writer)
+
+    def _begin(self, connection: Any) -> Any:
+        cursor = connection.cursor()
+        self._begin_write(cursor)
+        return cursor
+
+    def _give_up(self) -> None:
+        """Close the writing connection, which undoes what it had begun."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(self._driver_error):
+                writer.close()
+
+    def _forget(self) -> None:
+        """After a fork the parent's connection is the parent's."""
+        keep(self._writer)
+        self._lock = threading.Lock()
+        self._writer = None
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -326,9 +361,7 @@ class DbApiStore(ABC):
 
     def close(self) -> None:
         """Give up the writing connection."""
-        if self._writer is not None and self._pid == os.getpid():
-            self._writer.close()
-        self._writer = None
+        self._give_up()
 
     def _sql(self, statement: str) -> str:
         return statement if self.mark == "?" else statement.replace("?", self.mark)

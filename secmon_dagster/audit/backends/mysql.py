@@ -88,6 +88,13 @@ class MysqlStore(DbApiStore):
                 f"MySQL at {parts.hostname} does not answer: {refused.args[-1]}"
             ) from None
 
+    @property
+    def _driver_error(self) -> type[Exception]:
+        import pymysql
+
+        error: type[Exception] = pymysql.Error
+        return error
+
     def _make_schema(self, connection: Any) -> None:
         with connection.cursor() as cursor:
             for statement in _SCHEMA:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from secmon_dagster.audit.backends.postgres_snapshot import (
 )
 from secmon_dagster.audit.backends.text_array import TextArray, TextArrayDumper
 from secmon_dagster.audit.entry import DRAFT_FIELDS, FIELDS, AuditEntry, Draft, Head, Receipt
+from secmon_dagster.audit.forking import forget_after_fork, keep
 from secmon_dagster.audit.store import BULK, Query, StoredCheckpoint, batches
 from secmon_dagster.database import Role, connection_parameters
 from secmon_dagster.errors import (
@@ -81,10 +81,10 @@ class PostgresStore:
         self._synchronous_commit = synchronous_commit
         self._pool_size = pool_size
         self._check = check
-        self._lock = threading.Lock()
         self._writer: psycopg.Connection[Any] | None = None
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
-        self._pid = os.getpid()
+        self._forget()
+        forget_after_fork(self)
         self._ensure_schema()
 
     # --- connections ------------------------------------------------------------------------------
@@ -102,7 +102,6 @@ class PostgresStore:
 
     @contextmanager
     def _reading(self) -> Iterator[psycopg.Connection[Any]]:
-        self._leave_parent()
         if self._pool is None:
             with self._lock:
                 if self._pool is None:
@@ -123,12 +122,11 @@ class PostgresStore:
             self.connect().close()  # says why, if it still does not answer
             raise DatabaseUnavailableError("no connection became free within 10 s") from None
 
-    def _leave_parent(self) -> None:
+    def _forget(self) -> None:
         """After a fork the parent's sockets are the parent's: forget them without closing."""
-        if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.Lock()
-            _inherited.extend((self._writer, self._pool))
-            self._writer = self._pool = None
+        keep(self._writer, self._pool)
+        self._lock = threading.Lock()
+        self._writer = self._pool = None
 
     def _write_connection(self) -> psycopg.Connection[Any]:
         if self._writer is None or self._writer.closed:
@@ -159,7 +157,6 @@ class PostgresStore:
 
     def close(self) -> None:
         """Close all connections."""
-        self._leave_parent()
         if self._pool is not None:
             self._pool.close()
         if self._writer is not None:
@@ -180,20 +177,22 @@ class PostgresStore:
         return list(map(Receipt._make, self._send(_APPEND, _columns(drafts))))
 
     def append_bulk(self, drafts: Iterable[Draft]) -> None:
-        """As :meth:`append`, BULK a transaction, without receipts: they would take a sixth of the
-        time. While the server has one batch the next is made and encoded."""
+        """As :meth:`append`, a batch a transaction, without receipts: they would take a sixth of
+        the time. While the server has one batch the next is made and encoded."""
         with ThreadPoolExecutor(1, thread_name_prefix="audit-bulk") as sending:
             sent: Future[object] | None = None
-            for batch in batches(drafts):
-                columns = _columns(batch)
+            try:
+                for batch in batches(drafts):
+                    columns = _columns(batch)
+                    if sent is not None:
+                        sent.result()
+                    if len(batch) < BULK:  # the last, or large: no work beside it worth a thread
+                        self._send(_APPEND_BULK, columns)
+                    else:
+                        sent = sending.submit(self._send, _APPEND_BULK, columns)
+            finally:  # whoever learns that a later entry is wrong takes the earlier for appended
                 if sent is not None:
                     sent.result()
-                if len(batch) < BULK:  # the last: nothing to do beside it that were worth a thread
-                    self._send(_APPEND_BULK, columns)
-                else:
-                    sent = sending.submit(self._send, _APPEND_BULK, columns)
-            if sent is not None:
-                sent.result()
 
     def _send(self, statement: bytes, columns: list[TextArray]) -> list[tuple[Any, ...]]:
         return self._write(lambda c: c.execute(statement, columns).fetchall())
@@ -253,7 +252,6 @@ class PostgresStore:
 
     def _write(self, statement: Callable[[psycopg.Connection[Any]], _T]) -> _T:
         """Run a statement on the one writing connection, again after a lost connection."""
-        self._leave_parent()
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with self._lock:
@@ -335,7 +333,8 @@ class PostgresStore:
             rest = connection.execute(
                 'SELECT count(DISTINCT actor), min("timestamp"), max("timestamp"),'
                 " (SELECT count(*) FROM secmon.audit_outbox),"
-                " (SELECT max(size) FROM secmon.audit_checkpoints) FROM secmon.audit_entries"
+                " (SELECT size FROM secmon.audit_checkpoints"
+                "   ORDER BY created_at DESC, size DESC LIMIT 1) FROM secmon.audit_entries"
             ).fetchone()
         assert rest is not None
         return {
@@ -350,7 +349,7 @@ class PostgresStore:
         }
 
     def latest_checkpoint(self) -> StoredCheckpoint | None:
-        """The largest stored checkpoint of the current incarnation's origin or an earlier one."""
+        """The last one made. After a restore larger ones are over entries that were lost."""
         with self._reading() as connection:
             row = connection.execute(
                 f"{SELECT_CHECKPOINTS} ORDER BY created_at DESC, size DESC LIMIT 1"
@@ -386,9 +385,6 @@ class PostgresStore:
 
 
 _T = TypeVar("_T")
-
-# Connections a fork inherited: kept, so that their destructors don't speak on the parent's sockets.
-_inherited: list[object] = []
 
 
 def _unavailable(refused: psycopg.Error) -> DatabaseUnavailableError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from secmon_dagster.audit.backends.dbapi import DbApiStore
 from secmon_dagster.audit.entry import FIELDS
-from secmon_dagster.errors import DatabaseUnavailableError
+from secmon_dagster.errors import DatabaseUnavailableError, InvalidInputError
 
 BUSY_SECONDS = 10.0
 
@@ -52,6 +52,7 @@ class SqliteStore(DbApiStore):
         url: ``sqlite:///FILE``.
 
     Raises:
+        InvalidInputError: no file is named.
         DatabaseUnavailableError: the file can't be opened, or is no database.
     """
 
@@ -60,6 +61,9 @@ class SqliteStore(DbApiStore):
 
     def __init__(self, url: str) -> None:
         self.path = Path(url.partition(":///")[2])
+        if self.path.name in ("", ":memory:"):
+            # Each connection would have a database of its own.
+            raise InvalidInputError.of("database_url", url, "sqlite:///FILE")
         super().__init__()
 
     def _connect(self) -> Any:
@@ -73,6 +77,10 @@ class SqliteStore(DbApiStore):
         except sqlite3.Error as failed:
             raise DatabaseUnavailableError(f"{self.path} can't be opened: {failed}") from None
         return connection
+
+    @property
+    def _driver_error(self) -> type[Exception]:
+        return sqlite3.Error
 
     def _make_schema(self, connection: Any) -> None:
         connection.executescript(_SCHEMA)
