@@ -9,13 +9,14 @@ Source: ``keras/src/saving/serialization_lib.py``.
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 import sys
 from typing import Any
 
 from .context import Scan
-from .imports import Standing
+from .imports import Standing, is_class_name
 from .source import Source
 
 CODE_LAYERS = frozenset(
@@ -66,6 +67,10 @@ def _judge_object(scan: Scan, node: dict[str, Any], name: str, where: str) -> No
     if parts[0] == "tensorflow":
         parts = parts[1:] or ["tensorflow"]
     if parts[0] == "builtins" and name in ("function", "dict", "tuple", "list", "set", "slice"):
+        # One of Keras's own functions, by a name of no module; Python's are found the same way.
+        if name == "function" and hasattr(builtins, str(node.get("config"))):
+            full = f"builtins.{node.get('config')}"
+            scan.report.block("import", f"the configuration imports {full}", where, full)
         return
     if parts[0] not in ROOTS:
         judgement = scan.policy.judge(module, str(node["class_name"]))
@@ -76,6 +81,8 @@ def _judge_object(scan: Scan, node: dict[str, Any], name: str, where: str) -> No
         scan.report.block("keras-module", f"{module} holds more than layers", where, module)
     elif name == "function" and (len(parts) < 2 or parts[1] not in FUNCTION_PARTS):
         scan.report.block("keras-function", f"the function {module}.{node.get('config')}", where)
+    elif name != "function" and not is_class_name(last):
+        scan.report.block("keras-function", f"the function {module}.{name}", where)
 
 
 def _judge_pickles(scan: Scan, source: Source, where: str) -> None:

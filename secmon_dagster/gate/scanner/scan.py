@@ -33,7 +33,7 @@ from .tensorflow import scan_savedmodel
 from .text_data import scan_csv, scan_xml, scan_yaml
 from .zips import find_directory
 
-VERSION = "2"
+VERSION = "3"
 Reader = Callable[[Scan, Source, str, str], None]
 
 

@@ -52,6 +52,7 @@ def scan_yaml(scan: Scan, source: Source, where: str, name: str) -> None:
     text = read_text(scan, source, where)
     if text is None:
         return
+    text = re.sub("[\r\x85\u2028\u2029]", "\n", text)  # line breaks to YAML
     if re.search(r"^%TAG\b", text, re.MULTILINE):
         scan.report.block("yaml-tag", "a %TAG directive can rename any tag", where)
     for found in _YAML_TAG.finditer(text):

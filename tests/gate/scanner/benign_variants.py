@@ -79,10 +79,19 @@ def torch_state() -> bytes:
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x04\x85K\x01\x85\x89"
     tensor += b"ccollections\nOrderedDict\n)RtR"
     state = b"\x80\x02ccollections\nOrderedDict\n)R(" + text("weight") + tensor + b"u."
-    return zipped({
-        "archive/data.pkl": state, "archive/byteorder": b"little", "archive/data/0": bytes(16),
+    return with_wide_end(zipped({
+        "archive/data.pkl": state, "archive/byteorder": b"little",
+        "archive/data/0": struct.pack("<4f", 1, -2, 3, 4),
         "archive/version": b"3\n", "archive/.data/serialization_id": b"1234567890",
-    })  # fmt: skip
+    }))  # fmt: skip
+
+
+def with_wide_end(archive: bytes) -> bytes:
+    """A zip with the zip64 end record and locator that torch always writes."""
+    end = archive.rindex(b"PK\x05\x06")
+    count, _, length, start = struct.unpack_from("<2H2L", archive, end + 8)
+    wide = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 798, 45, 0, 0, count, count, length, start)
+    return archive[:end] + wide + struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1) + archive[end:]
 
 
 def texts() -> Iterator[tuple[str, bytes]]:

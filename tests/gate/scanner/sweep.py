@@ -74,7 +74,7 @@ def targets() -> dict[str, Any]:
     """Every admitted name of the installed libraries."""
     policy = load_policy()
     found: dict[str, Any] = {}
-    for module, name in sorted(policy.names):
+    for module, name in sorted(policy.names | policy.values):
         try:
             found[f"{module}.{name}"] = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
