@@ -18,6 +18,7 @@ from typing import Any
 from .context import Scan
 from .imports import Standing, is_class_name
 from .source import Source
+from .text_data import MAX_TEXT
 
 CODE_LAYERS = frozenset(
     {"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
@@ -99,6 +100,16 @@ def _judge_pickles(scan: Scan, source: Source, where: str) -> None:
         at += window - 256 if at + window < source.size else window
 
 
+def _whole(scan: Scan, source: Source, start: int, decoder: json.JSONDecoder) -> Any:
+    """The JSON text that a window cut off; None where it is none."""
+    scan.budget.check_time()
+    text = source.read(start, MAX_TEXT).decode("latin-1")
+    try:
+        return decoder.raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return None
+
+
 def scan_hdf5(scan: Scan, source: Source, where: str, name: str) -> None:
     """Judge the JSON texts in an HDF5 file: Keras keeps a model's configuration in attributes.
 
@@ -120,7 +131,12 @@ def scan_hdf5(scan: Scan, source: Source, where: str, name: str) -> None:
                 return
             try:
                 value, skip = decoder.raw_decode(text, found.start())
-            except (ValueError, RecursionError):
+            except json.JSONDecodeError as broken:
+                cut = broken.msg.startswith("Unterminated") or broken.pos > len(text) - 8
+                if not cut or at + window >= source.size:
+                    continue
+                value = _whole(scan, source, at + found.start(), decoder)
+            except RecursionError:
                 continue
             judge_keras(scan, value, where)
         scan.budget.check_time()

@@ -17,6 +17,10 @@ _YAML_TAGS = frozenset(
         *("omap", "pairs", "merge", "value"),
     }
 )
+_XML_ENCODINGS = re.compile(
+    r"utf-?8|utf-?16(?:[bl]e)?|us-ascii|ascii|latin-?1|iso-8859-\d+|windows-12\d\d|cp12\d\d",
+    re.IGNORECASE,
+)
 # A tag stands where a node begins; a mark in the middle of a text is none.
 _YAML_TAG = re.compile(
     r"(?:^[ \t]*|[\[{,:][ \t]*|[?-][ \t]+|&\S+[ \t]+)(!(?:<[^>\n]*>|!?[A-Za-z%][^\s,\[\]{}]*))",
@@ -76,6 +80,9 @@ def scan_xml(scan: Scan, source: Source, where: str, name: str) -> None:
     text = read_text(scan, source, where)
     if text is None:
         return
+    named = re.match(r"\s*<\?xml[^>]*\bencoding\s*=\s*[\"']([^\"']*)", text)
+    if named and not _XML_ENCODINGS.fullmatch(named.group(1)):
+        scan.report.block("xml-encoding", f"text in the encoding {named.group(1)}", where)
     if re.search(r"<!ENTITY", text, re.IGNORECASE):
         scan.report.block("xml-entity", "declares entities (XXE or an entity bomb)", where)
     elif re.search(r"<!DOCTYPE[^>\[]*\b(?:SYSTEM|PUBLIC)\b", text, re.IGNORECASE):

@@ -48,6 +48,10 @@ def pickles() -> Iterator[Case]:
     yield "loader", "sorted.pkl", HEAD + sort
     frame = imported("pandas.core.frame DataFrame") + b")R"
     yield "loader", "frame.pkl", HEAD + frame + kernel + b"K\x01s."
+    computed = imported("builtins str") + text("sh -c id") + b"\x85R\x85R."
+    yield "loader", "computed-path.pkl", HEAD + imported("xgboost.core Booster") + computed
+    yield "loader", "computed-text.pkl", HEAD + imported("acme.tools Runner") + computed
+    yield "loader", "second-of-texts", b"I1\n.N.cos\nsystem\n(S'id'\ntR."
     hook = imported("builtins str") + text("__setstate__") + b"\x85R" + kernel
     yield "loader", "hook.pkl", HEAD + stack + b"}" + hook + b"sbK\x01b."
 
@@ -149,6 +153,12 @@ def texts() -> Iterator[Case]:
         config = {"class_name": "Sequential", "config": {"layers": [layer]}}
         members = {"config.json": json.dumps(config).encode(), "metadata.json": b"{}"}
         yield "loader", f"{layer['class_name']}.keras", zipped(members)
+    # Longer than a reader's window, and begun near its end.
+    padded = {"class_name": "Lambda", "config": {"function": "", "name": "x" * (13 << 20)}}
+    document = b"\x89HDF\r\n\x1a\n" + bytes(14_500_000) + json.dumps(padded).encode()
+    yield "loader", "long.h5", document
+    declared = b'<?xml version="1.0" encoding="UTF-7"?><PMML/>+ADwAIQ-ENTITY'
+    yield "loader", "utf7.pmml", declared
     # The graph's tag with a 33rd bit, which onnxruntime's reader drops.
     node = b"\x22\x04PyOp"
     graph = b"\x0a" + bytes([len(node)]) + node
