@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import safetensors.numpy
+from sklearn.compose import make_column_selector
 
 from tests.gate.scanner.hostile import text, zipped
 
@@ -51,6 +52,12 @@ def values() -> Iterator[tuple[str, bytes]]:
         "interval": pd.cut(pd.Series([1, 5, 9]), 2),
         "period": pd.period_range("2026-01", periods=2, freq="M"),
         "buffer": io.BytesIO(b"x"),
+        "nullable": pd.DataFrame({"s": ["a", None], "n": [1, None]}).convert_dtypes(),
+        "absent": np.array(["a", pd.NA], dtype=object),
+        "sparse": pd.Series(pd.arrays.SparseArray([0, 0, 1])),
+        "workdays": pd.date_range("2026-01-01", periods=3, freq="B"),
+        "quarters": pd.date_range("2026-01-01", periods=3, freq="QE"),
+        "columns": make_column_selector(dtype_include=float),
     }  # fmt: skip
     for name, value in kept.items():
         for protocol in (2, 4, 5):
