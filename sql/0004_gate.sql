@@ -105,6 +105,11 @@ CREATE UNIQUE INDEX IF NOT EXISTS approvals_open
   ON secmon.approvals (artifact_id, sha256, policy_digest, requester)
   WHERE state IN ('pending', 'approved');
 
+-- A login and an API key may spell one person's name differently.
+CREATE OR REPLACE FUNCTION secmon.folded_name(name text) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT lower(btrim(normalize(name, NFKC))) $$;
+
 -- pending ▸ approved | denied | expired | revoked, approved ▸ expired | revoked; nothing else, and
 -- nothing but the decision changes. The uploader doesn't approve an upload of his own either.
 CREATE OR REPLACE FUNCTION secmon.approvals_guard() RETURNS trigger
@@ -135,9 +140,10 @@ BEGIN
   IF NEW.state = 'approved' AND OLD.expires_at <= clock_timestamp() THEN
     RAISE EXCEPTION 'the request for approval has expired' USING ERRCODE = 'check_violation';
   END IF;
-  IF NEW.state = 'approved' AND NEW.decided_by = (
-       SELECT uploaded_by FROM secmon.artifacts WHERE id = NEW.artifact_id) THEN
-    RAISE EXCEPTION 'the uploader can''t approve his own artifact'
+  IF NEW.state = 'approved' AND secmon.folded_name(NEW.decided_by) IN (
+       SELECT secmon.folded_name(uploaded_by) FROM secmon.artifacts WHERE id = NEW.artifact_id
+       UNION SELECT secmon.folded_name(NEW.requester)) THEN
+    RAISE EXCEPTION 'neither requester nor uploader can approve, under any spelling'
       USING ERRCODE = 'check_violation', CONSTRAINT = 'approver_is_not_requester';
   END IF;
   NEW.version := OLD.version + 1;

@@ -282,7 +282,8 @@ def _cells(baseline: FeatureProfile, window: WindowCounts) -> tuple[Counts, Coun
     if baseline.numeric is not None:
         return baseline.numeric.counts, window.counts
     known = np.array(list(baseline.categories.values()), dtype=np.int64)
-    unseen = np.array(list(window.unseen.values()), dtype=np.int64)
+    # In one order, so that windows added up in any order give the very same sums.
+    unseen = np.array([count for _, count in sorted(window.unseen.items())], dtype=np.int64)
     return (
         np.concatenate([known, np.zeros(len(unseen), dtype=np.int64)]),
         np.concatenate([window.counts, unseen]),

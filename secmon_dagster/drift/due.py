@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from secmon_dagster.drift.vocabulary import CatchUp, ExecutionStatus, ScheduleInterval
 from secmon_dagster.errors import InvalidInputError
@@ -65,15 +65,22 @@ def zone_of(name: str) -> ZoneInfo:
 def next_due(cron: str, zone: ZoneInfo, after: datetime) -> datetime:
     """The first due time later than ``after``, in UTC.
 
+    Raises:
+        InvalidInputError: if there is none: ``0 0 30 2 *``.
+
     >>> berlin = ZoneInfo("Europe/Berlin")
     >>> next_due("30 2 * * *", berlin, datetime(2026, 3, 28, 12, tzinfo=UTC)).isoformat()
     '2026-03-29T01:30:00+00:00'
     """
-    local = after.astimezone(zone)
-    wall = local.replace(tzinfo=None, fold=0)
-    quick: datetime = croniter(cron, wall).get_next(datetime)
+    wall = after.astimezone(zone).replace(tzinfo=None, fold=0)
+    try:
+        quick: datetime = croniter(cron, wall).get_next(datetime)
+    except CroniterBadDateError:
+        raise InvalidInputError.of(
+            "schedule_cron", cron, "an expression that ever comes due"
+        ) from None
     candidate = quick.replace(tzinfo=zone)
-    if _same_offset_around(zone, local - _SEAM, candidate + _SEAM):
+    if _same_offset_around(zone, after - _SEAM, candidate + _SEAM):
         return candidate.astimezone(UTC)
     return _across_a_seam(cron, zone, after, wall - 2 * _SEAM)
 

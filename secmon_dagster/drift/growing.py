@@ -24,6 +24,7 @@ from secmon_dagster.drift.profile import (
     NumericCells,
     read_ordered,
 )
+from secmon_dagster.drift.statistics.wasserstein import moments
 from secmon_dagster.drift.vocabulary import FeatureKind
 from secmon_dagster.errors import InvalidInputError
 
@@ -41,8 +42,21 @@ class _Feature:
         self.missing = 0
         self.sketch = kll_doubles_sketch(ACCURACY)
         self.categories: Counter[str] = Counter()
-        self.total = 0.0
-        self.squares = 0.0
+        self.mean = 0.0
+        self.spread = 0.0
+
+    def add_moments(self, count: int, mean: float, spread: float) -> None:
+        """Add so many values of that mean and that sum of squared distances from it.
+
+        Sums of squares cancel where values lie far from 0, as times do (Chan, Golub and LeVeque,
+        1983).
+        """
+        if not count:
+            return
+        before = self.rows - self.missing
+        gap, share = mean - self.mean, count / (before + count)
+        self.spread += spread + gap * gap * before * share
+        self.mean += gap * share
 
 
 class GrowingBaseline:
@@ -78,16 +92,18 @@ class GrowingBaseline:
                 raise InvalidInputError.of(name, f"a {kind} column", str(known.kind))
         for name, values in columns.items():
             feature = self._features.setdefault(name, _Feature(kinds[name]))
-            feature.rows += len(values)
             if feature.kind is FeatureKind.CATEGORICAL:
                 counted = read_categorical(values, name)
+                feature.rows += len(values)
                 feature.missing += counted.missing
                 feature.categories.update(counted.counts)
                 continue
             column = read_ordered(values, name, feature.kind)
+            count = len(column.values)
+            mean, deviation = moments(column.values) if count else (0.0, 0.0)
+            feature.add_moments(count, mean, count * deviation**2 if deviation < 1e150 else np.inf)
+            feature.rows += len(values)
             feature.missing += column.missing
-            feature.total += float(column.values.sum())
-            feature.squares += float(column.values @ column.values)
             feature.sketch.update(np.array(column.values))  # a copy: it refuses read-only arrays
 
     def merge(self, other: GrowingBaseline) -> None:
@@ -102,10 +118,9 @@ class GrowingBaseline:
             raise InvalidInputError.of("baseline", f"columns {theirs}", f"columns {mine}")
         for name, found in other._features.items():
             feature = self._features.setdefault(name, _Feature(found.kind))
+            feature.add_moments(found.rows - found.missing, found.mean, found.spread)
             feature.rows += found.rows
             feature.missing += found.missing
-            feature.total += found.total
-            feature.squares += found.squares
             feature.categories.update(found.categories)
             feature.sketch.merge(found.sketch)
 
@@ -131,7 +146,9 @@ def _frozen(name: str, feature: _Feature) -> FeatureProfile:
     ranks = (np.arange(kept) + 0.5) / kept
     ordered = np.sort(np.asarray(feature.sketch.get_quantiles(ranks.tolist())))
     cells = NumericCells.of(ordered)
-    mean = feature.total / present
+    mean, std = feature.mean, float(np.sqrt(feature.spread / present))
+    if not (np.isfinite(mean) and np.isfinite(std)):
+        mean, std = moments(ordered)
     return FeatureProfile(
         name,
         feature.kind,
@@ -144,7 +161,7 @@ def _frozen(name: str, feature: _Feature) -> FeatureProfile:
             ordered=ordered,
             exact=False,
             mean=mean,
-            std=float(np.sqrt(max(0.0, feature.squares / present - mean * mean))),
+            std=std,
             scale=cells.scale,
         ),
     )

@@ -31,7 +31,7 @@ from secmon_dagster.drift.columns import (
 )
 from secmon_dagster.drift.dispersion import Codes, Dispersion, dispersion
 from secmon_dagster.drift.statistics.psi import DEFINITION, count_cells, numeric_cuts
-from secmon_dagster.drift.statistics.wasserstein import robust_scale
+from secmon_dagster.drift.statistics.wasserstein import moments, robust_scale
 from secmon_dagster.drift.vocabulary import FeatureKind
 from secmon_dagster.errors import InvalidInputError
 
@@ -58,14 +58,15 @@ class NumericCells:
         """Profile finite values, shape ``(n,)``, n >= 1."""
         ordered = np.sort(values)
         cuts = numeric_cuts(ordered)
+        mean, std = moments(ordered)
         kept = thin(ordered, SAMPLE_ROWS)
         return cls(
             cuts=cuts,
             counts=count_cells(ordered, cuts, ordered=True),
             ordered=kept,
             exact=len(kept) == len(ordered),
-            mean=float(ordered.mean()),
-            std=float(ordered.std()),
+            mean=mean,
+            std=std,
             scale=robust_scale(ordered),
         )
 

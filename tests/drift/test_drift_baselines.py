@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
+import orjson
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -23,6 +25,47 @@ def test_a_profile_goes_to_json_and_back_without_loss() -> None:
     assert restored.content_hash == made.content_hash
     current = frame(seed=2, shift=1.0)
     assert DriftDetector(restored).check(current) == DriftDetector(made).check(current)
+
+
+@pytest.mark.parametrize(
+    "values", [[1e308] * 40, [-1e308, 1e308] * 40, [-1e308, *[1e308] * 9], [1e200] * 40 + [-1e200]]
+)
+def test_values_near_the_largest_float_have_a_baseline_and_finite_statistics(values) -> None:
+    made = profile({"x": values})
+    growing = GrowingBaseline()
+    growing.update({"x": values})
+    for found in (made, growing.freeze()):
+        # As it is stored: JSON has no infinity and no NaN.
+        restored = BaselineProfile.from_json(orjson.loads(orjson.dumps(found.to_json())))
+        assert restored.content_hash == found.content_hash
+    drift = compare(values * 4, [5.0] * 40)
+    assert np.isfinite(drift.wasserstein)
+    assert drift.wasserstein_scaled is None or np.isfinite(drift.wasserstein_scaled)
+
+
+def test_a_growing_baseline_knows_the_spread_of_values_far_from_zero() -> None:
+    values = 1.7e9 + np.random.default_rng(3).normal(size=3000)
+    parts = []
+    for batch in np.array_split(values, 7):
+        parts.append(GrowingBaseline())
+        parts[-1].update({"x": batch})
+    for other in parts[:0:-1]:
+        parts[0].merge(other)
+    found = parts[0].freeze().features["x"].numeric
+    assert found.mean == pytest.approx(values.mean(), rel=1e-12)
+    assert found.std == pytest.approx(values.std(), rel=1e-6)
+
+
+def test_windows_added_up_in_any_order_give_the_very_same_statistics() -> None:
+    base = profile({"c": ["a", "b", "c"] * 100}).features["c"]
+    parts = [
+        count_window(base, pd.Series(list(texts))) for texts in ("abd" * 11, "eea" * 20, "fgd" * 17)
+    ]
+    sums = {
+        judge_window(base, one + other + third, Thresholds())
+        for one, other, third in itertools.permutations(parts)
+    }
+    assert len({(found.psi, found.chi2_p, found.cells_current) for found in sums}) == 1
 
 
 def test_a_profile_that_was_changed_is_refused() -> None:

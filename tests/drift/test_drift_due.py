@@ -18,6 +18,7 @@ from secmon_dagster.drift.due import due_times, next_due, plan
 from secmon_dagster.drift.registry import LEASE, DueCheck, claim_due, register
 from secmon_dagster.drift.store import begin_check
 from secmon_dagster.drift.vocabulary import ExecutionStatus
+from secmon_dagster.errors import InvalidInputError
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SPRING = datetime(2026, 3, 28, 12, tzinfo=UTC)  # the clock goes from 2 to 3 on March 29, 01:00 UTC
@@ -73,6 +74,17 @@ def test_weekly_is_monday_midnight_on_the_clock_of_the_zone() -> None:
     assert (
         monday.astimezone(ZoneInfo("America/New_York")).isoformat() == "2026-03-30T00:00:00-04:00"
     )
+
+
+def test_times_the_clock_jumped_over_all_come_even_where_it_jumps_two_hours() -> None:
+    start = datetime(2024, 3, 30, 12, tzinfo=UTC)  # Troll goes from 1 to 3 on March 31, 01:00 UTC
+    expected = ["31 01:15", "31 01:45", "31 02:15", "31 02:45"]
+    assert dues("15,45 1-2 * * *", "Antarctica/Troll", start, 1) == expected
+
+
+def test_a_schedule_that_never_comes_due_is_refused_in_one_sentence() -> None:
+    with pytest.raises(InvalidInputError, match="ever comes due"):
+        next_due("0 0 30 2 *", BERLIN, SPRING)
 
 
 def test_what_was_missed_is_caught_up_by_policy() -> None:

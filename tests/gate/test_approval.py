@@ -44,8 +44,8 @@ def test_an_idempotency_key_of_somebody_else_is_a_conflict(keeper, artifact):
         keeper.request_approval(artifact.id, "cid", idempotency_key="k")
 
 
-@pytest.mark.parametrize("user", ["bob", "ann"])
-def test_neither_requester_nor_uploader_approves(keeper, artifact, user):
+@pytest.mark.parametrize("user", ["bob", "ann", "Bob", "ANN", "ann ", "\uff41nn"])
+def test_neither_requester_nor_uploader_approves_under_any_spelling(keeper, artifact, user):
     asked = keeper.request_approval(artifact.id, "bob")
     with pytest.raises(PermissionDeniedError, match=user):
         keeper.decide(asked.id, State.APPROVED, user)

@@ -52,7 +52,12 @@ def numeric_cuts(ordered: Floats) -> Floats:
     >>> len(numeric_cuts(np.full(5, 7.0)))
     2
     """
-    deciles = np.quantile(ordered, np.arange(1, BINS) / BINS)
+    at = np.arange(1, BINS) / BINS
+    with np.errstate(over="ignore", invalid="ignore"):
+        deciles = np.quantile(ordered, at)
+    if not np.isfinite(deciles).all():  # between two values further apart than a float can say
+        peak = np.abs(ordered).max()
+        deciles = np.quantile(ordered / peak, at) * peak
     edges, repeats = np.unique(deciles, return_counts=True)
     below = np.nextafter(edges[repeats > 1], -np.inf)
     return np.unique(np.concatenate([edges, below]))

@@ -23,6 +23,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _BLOCK = 65_536
+LARGEST = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,22 @@ def wasserstein(one: Floats, other: Floats) -> float:
     large, small = (one, other) if len(one) >= len(other) else (other, one)
     plan = _plan(len(large), len(small))
     total = 0.0
-    for start in range(0, len(large), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        difference = small.take(plan.low[block])
-        np.subtract(large[block], difference, out=difference)
-        np.abs(difference, out=difference)
-        total += float(difference.sum())
-    rows = large[plan.split]
-    low = plan.low[plan.split]
-    moved = np.abs(rows - small[low + 1]) - np.abs(rows - small[low])
-    return (total * len(small) + float(moved @ plan.beyond)) / (len(large) * len(small))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(large), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            difference = small.take(plan.low[block])
+            np.subtract(large[block], difference, out=difference)
+            np.abs(difference, out=difference)
+            total += float(difference.sum())
+        rows = large[plan.split]
+        low = plan.low[plan.split]
+        moved = np.abs(rows - small[low + 1]) - np.abs(rows - small[low])
+        distance = (total * len(small) + float(moved @ plan.beyond)) / (len(large) * len(small))
+    if np.isfinite(distance):
+        return distance
+    # Near the largest floats a difference or a sum overflows, and the distance itself may too.
+    peak = float(max(np.abs(one).max(), np.abs(other).max()))
+    return min(wasserstein(one / peak, other / peak) * peak, LARGEST)
 
 
 def robust_scale(ordered: Floats) -> float | None:
@@ -80,7 +87,22 @@ def robust_scale(ordered: Floats) -> float | None:
     Args:
         ordered: Ascending values, shape ``(n,)``, not empty.
     """
-    low, high = np.quantile(ordered, [0.25, 0.75])
+    low, high = (float(edge) for edge in np.quantile(ordered, [0.25, 0.75]))
     if high > low:
-        return float(high - low) / 1.349
-    return float(np.std(ordered)) or None
+        return min((high - low) / 1.349, LARGEST)
+    return moments(ordered)[1] or None
+
+
+def moments(values: Floats) -> tuple[float, float]:
+    """Mean and standard deviation, finite for finite values.
+
+    >>> moments(np.array([1e308, 1e308]))
+    (1e+308, 0.0)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = float(values.mean()), float(values.std())
+    if np.isfinite(mean) and np.isfinite(deviation):
+        return mean, deviation
+    peak = float(np.abs(values).max())
+    mean, deviation = moments(values / peak)
+    return mean * peak, deviation * peak

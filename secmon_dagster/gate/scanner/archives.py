@@ -63,7 +63,8 @@ def _scan_member(
     elif kind == "skops" and member.name == "schema.json":
         scan_skops(scan, content, place, {entry.name for entry in directory.members})
     else:
-        scan.nested(content, place, tail)
+        # The storages of tensors, numbered, have no format of their own.
+        scan.nested(content, place, tail, probing=kind == "torch" and tail.isdigit())
 
 
 def scan_compressed(scan: Scan, source: Source, where: str, name: str, kind: str) -> None:

@@ -2,7 +2,10 @@
 
 The tables are ``allowlist/*.toml``, one a library. A table may hold
 
-* ``[names]``: module = [names], each vetted one by one;
+* ``[names]``: module = [names], each vetted one by one: what makes values again, whatever it is
+  called with;
+* ``[values]``: functions that models hold (a metric, an activation). No file needs to call them:
+  a chain of such calls leads from an estimator's method to any method of any object;
 * ``[classes]``: ``under`` = module prefixes whose capitalised classes are vetted as a whole (the
   sweep test instantiates each under an audit hook), ``except`` = names or modules left out;
 * ``[allocates]``: names whose integer arguments become memory;
@@ -53,6 +56,7 @@ class ImportPolicy:
     """The allow-list with an operator's own additions (``package.module.Name``)."""
 
     names: set[tuple[str, str]] = field(default_factory=set)
+    values: set[tuple[str, str]] = field(default_factory=set)
     prefixes: list[str] = field(default_factory=list)
     excepted: set[str] = field(default_factory=set)
     allocates: set[tuple[str, str]] = field(default_factory=set)
@@ -72,8 +76,12 @@ class ImportPolicy:
                 self._known[key] = known
         return known
 
+    def only_named(self, module: str, name: str) -> bool:
+        """Whether a file may hold this function and not call it."""
+        return (module, name) in self.values and (module, name) not in self.names
+
     def _judge(self, module: str, name: str) -> Judgement:
-        if (module, name) in self.names:
+        if (module, name) in self.names or (module, name) in self.values:
             return Judgement(Standing.ALLOWED)
         top = module.partition(".")[0]
         if not all(part.isidentifier() for part in module.split(".")):
@@ -128,7 +136,7 @@ def _base() -> ImportPolicy:
         classes = table.get("classes", {})
         policy.prefixes += classes.get("under", [])
         policy.excepted.update(classes.get("except", []))
-        for kind in ("allocates", "restored", "methods"):
+        for kind in ("values", "allocates", "restored", "methods"):
             for module, names in table.get(kind, {}).items():
                 getattr(policy, kind).update((module, name) for name in names)
         policy.public.update(table.get("public", {}).get("packages", []))

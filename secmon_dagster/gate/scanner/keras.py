@@ -9,14 +9,16 @@ Source: ``keras/src/saving/serialization_lib.py``.
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 import sys
 from typing import Any
 
 from .context import Scan
-from .imports import Standing
+from .imports import Standing, is_class_name
 from .source import Source
+from .text_data import MAX_TEXT
 
 CODE_LAYERS = frozenset(
     {"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
@@ -66,6 +68,10 @@ def _judge_object(scan: Scan, node: dict[str, Any], name: str, where: str) -> No
     if parts[0] == "tensorflow":
         parts = parts[1:] or ["tensorflow"]
     if parts[0] == "builtins" and name in ("function", "dict", "tuple", "list", "set", "slice"):
+        # One of Keras's own functions, by a name of no module; Python's are found the same way.
+        if name == "function" and hasattr(builtins, str(node.get("config"))):
+            full = f"builtins.{node.get('config')}"
+            scan.report.block("import", f"the configuration imports {full}", where, full)
         return
     if parts[0] not in ROOTS:
         judgement = scan.policy.judge(module, str(node["class_name"]))
@@ -76,6 +82,8 @@ def _judge_object(scan: Scan, node: dict[str, Any], name: str, where: str) -> No
         scan.report.block("keras-module", f"{module} holds more than layers", where, module)
     elif name == "function" and (len(parts) < 2 or parts[1] not in FUNCTION_PARTS):
         scan.report.block("keras-function", f"the function {module}.{node.get('config')}", where)
+    elif name != "function" and not is_class_name(last):
+        scan.report.block("keras-function", f"the function {module}.{name}", where)
 
 
 def _judge_pickles(scan: Scan, source: Source, where: str) -> None:
@@ -90,6 +98,16 @@ def _judge_pickles(scan: Scan, source: Source, where: str) -> None:
                 scan.report.block(rule, text, f"{where}@{at + found.start()}")
         scan.budget.check_time()
         at += window - 256 if at + window < source.size else window
+
+
+def _whole(scan: Scan, source: Source, start: int, decoder: json.JSONDecoder) -> Any:
+    """The JSON text that a window cut off; None where it is none."""
+    scan.budget.check_time()
+    text = source.read(start, MAX_TEXT).decode("latin-1")
+    try:
+        return decoder.raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return None
 
 
 def scan_hdf5(scan: Scan, source: Source, where: str, name: str) -> None:
@@ -113,7 +131,12 @@ def scan_hdf5(scan: Scan, source: Source, where: str, name: str) -> None:
                 return
             try:
                 value, skip = decoder.raw_decode(text, found.start())
-            except (ValueError, RecursionError):
+            except json.JSONDecodeError as broken:
+                cut = broken.msg.startswith("Unterminated") or broken.pos > len(text) - 8
+                if not cut or at + window >= source.size:
+                    continue
+                value = _whole(scan, source, at + found.start(), decoder)
+            except RecursionError:
                 continue
             judge_keras(scan, value, where)
         scan.budget.check_time()

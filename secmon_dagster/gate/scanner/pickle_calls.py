@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .pickle_values import OPAQUE, Global, Instance
+from .pickle_values import OPAQUE, Global, Instance, may_be_text
 
 MAX_ALLOCATION = 1 << 31
 SAFE_CODECS = frozenset({"latin1", "latin-1", "utf-8", "utf8", "ascii"})
@@ -64,10 +64,10 @@ def is_endless_number(callee: Global, arguments: Any) -> bool:
 
 
 def holds_text(arguments: Any) -> bool:
-    """Whether there is a text among arguments, however deep in tuples."""
+    """Whether there may be a text among arguments, however deep in tuples."""
     if isinstance(arguments, tuple):
         return any(holds_text(item) for item in arguments)
-    return isinstance(arguments, str)
+    return may_be_text(arguments)
 
 
 def is_plain(arguments: Any) -> bool:
@@ -76,4 +76,6 @@ def is_plain(arguments: Any) -> bool:
         return all(letter.isalnum() or letter in "_-" for letter in arguments)
     if isinstance(arguments, tuple):
         return all(is_plain(item) for item in arguments)
+    if isinstance(arguments, Instance) and arguments.maker == Global("builtins", "str"):
+        return is_plain(arguments.arguments)
     return True

@@ -9,6 +9,7 @@ Source: ``Modules/_pickle.c`` (``load_*``) of CPython 3.11–3.13, PEP 3154 and 
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -162,7 +163,12 @@ class Machine(Stack):
         line = self._line().strip()
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
             raise UnreadableError(f"a string without quotes at {self.offset}")
-        self._stack.append(line[1:-1].decode("unicode_escape", "replace"))
+        # The escapes of a bytes literal, not of a text: \557 is the letter o, \u006f six letters.
+        try:
+            value, _ = codecs.escape_decode(line[1:-1])
+        except ValueError as broken:
+            raise UnreadableError(f"{broken}, before {self.offset}") from None
+        self._stack.append(value.decode("latin-1"))
 
     def _op_unicode(self) -> None:
         self._stack.append(self._line().decode("raw_unicode_escape", "replace"))
@@ -211,6 +217,11 @@ class Machine(Stack):
         elif isinstance(target, Global):
             self._judge.suspicious(
                 "import-changed", f"items are put into the import {target}", self.offset
+            )
+        elif isinstance(target, Instance) and target.maker and target.maker.module[:6] == "pandas":
+            # A frame calls the key it is given, if that can be called; no frame is restored so.
+            self._judge.suspicious(
+                "frame-changed", f"items are put into {target.maker}", self.offset
             )
 
     def _op_global(self) -> None:

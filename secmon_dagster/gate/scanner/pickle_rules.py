@@ -31,6 +31,12 @@ from .source import Bytes, Part, Source
 GETATTR = Global("builtins", "getattr")
 RECONSTRUCTOR = Global("copyreg", "_reconstructor")
 CONFINED = frozenset({WRAPPER, GETATTR})
+# Reconstructors that call one of their arguments, here the one at this place.
+BIT_GENERATOR = Global("numpy.random._pickle", "__bit_generator_ctor")
+TAKES_BIT_GENERATOR = frozenset(
+    Global("numpy.random._pickle", name) for name in ("__generator_ctor", "__randomstate_ctor")
+)
+FROM_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
 
 
 class PickleRules:
@@ -116,7 +122,15 @@ class PickleRules:
         if self.confined:
             self.contained((arguments,), at)
         self._check_arguments(callee, arguments, at, constructor=constructor)
+        self._check_called_argument(callee, arguments, at)
         return Instance(callee, arguments)
+
+    def _check_called_argument(self, callee: Global, arguments: Any, at: int) -> None:
+        given = arguments if isinstance(arguments, tuple) else (OPAQUE,)
+        if callee in TAKES_BIT_GENERATOR and any(one != BIT_GENERATOR for one in given[1:]):
+            self.suspicious("computed-call", f"{callee} is given something else to call", at)
+        elif callee == FROM_TYPE:
+            self.called(given[0], given[2] if len(given) > 2 else OPAQUE, at, constructor=False)
 
     def _attribute(self, arguments: Any, at: int) -> Instance | Global:
         if isinstance(arguments, tuple) and len(arguments) == 2 and isinstance(arguments[1], str):
@@ -146,6 +160,8 @@ class PickleRules:
             self.suspicious("memory-bomb", f"{callee} is asked for more than 2 GiB", at)
         if constructor and key in policy.restored and holds_text(arguments):
             self.suspicious("constructor", f"{callee} is given a text, which it opens", at)
+        if policy.only_named(*key):
+            self.suspicious("function-called", f"{callee} is called; models only hold it", at)
         standing = policy.judge(*key).standing
         if standing is Standing.REFUSED and key not in policy.methods:
             self._called_refused |= all(map(_is_name, (*callee.module.split("."), callee.name)))
@@ -161,7 +177,7 @@ class PickleRules:
         elif isinstance(target, Instance):
             target.state = state
             for part in state if isinstance(state, tuple) else (state,):
-                if isinstance(part, Mapping) and any(hook in part.known for hook in HOOKS):
+                if isinstance(part, Mapping) and (part.computed or HOOKS & part.known.keys()):
                     self.suspicious("hook", "state replaces a method the unpickler calls", at)
 
     def blob(self, source: Source, start: int, length: int) -> None:

@@ -43,14 +43,15 @@ class Instance:
 
 
 class Mapping:
-    """A dict, as far as its text keys are concerned. ``odd`` where it has others: a key that is
-    computed may be equal to any text."""
+    """A dict, as far as its text keys are concerned. ``odd`` where it has others, ``computed``
+    where one of those may be equal to any text."""
 
-    __slots__ = ("known", "odd")
+    __slots__ = ("computed", "known", "odd")
 
     def __init__(self) -> None:
         self.known: dict[str, Any] = {}
         self.odd = False
+        self.computed = False
 
     def fill(self, items: list[Any]) -> None:
         """Take alternating keys and values: :data:`KEPT_ITEMS`, and all that are watched."""
@@ -58,6 +59,7 @@ class Mapping:
         for key, value in zip(items[::2], items[1::2], strict=False):
             if not isinstance(key, str):
                 self.odd = True
+                self.computed |= isinstance(key, Instance) and may_be_text(key)
             elif len(known) < KEPT_ITEMS or key in WATCHED:
                 known[key] = value
 

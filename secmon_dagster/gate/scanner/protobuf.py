@@ -36,8 +36,8 @@ def fields(source: Source) -> Iterator[Field]:
     while at < source.size:
         tag, at = _varint(source, at)
         number, kind = tag >> 3, tag & 7
-        if number == 0:
-            raise UnreadableError(f"no protobuf field has number 0, at {at}")
+        if not 0 < number < 1 << 29:  # some readers cut a longer one to 32 bits
+            raise UnreadableError(f"no protobuf field has number {number}, at {at}")
         if kind == 0:
             value, at = _varint(source, at)
             yield Field(number, value, None)

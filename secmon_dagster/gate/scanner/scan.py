@@ -33,7 +33,7 @@ from .tensorflow import scan_savedmodel
 from .text_data import scan_csv, scan_xml, scan_yaml
 from .zips import find_directory
 
-VERSION = "2"
+VERSION = "3"
 Reader = Callable[[Scan, Source, str, str], None]
 
 
@@ -148,11 +148,14 @@ def _read(scan: Scan, reader: Reader, source: Source, where: str, name: str) -> 
 
 
 def _is_bare_pickle(scan: Scan, source: Source, where: str) -> bool:
-    """Whether bytes without a magic are a pickle of protocol 0 or 1; its findings are reported."""
-    end = probe_pickle(scan, source, where)
-    if end is None or end < 3:
-        return False
-    return end == source.size or bool(scan.report.imports)
+    """Whether bytes without a magic are pickles of protocol 0 or 1; findings are reported."""
+    trial = scan.aside()
+    end = probe_pickle(trial, source, where)
+    while end is not None and end < source.size and not trial.report.imports:
+        scan.budget.spend_member()
+        end = probe_pickle(trial, source, where, start=end)
+    scan.absorb(trial)
+    return bool(trial.report.imports) or (end == source.size and end >= 3)
 
 
 def _compare(

@@ -58,20 +58,29 @@ def _judge_node(scan: Scan, node: dict[str, Any], where: str, members: set[str])
         scan.report.block("skops-loader", f"no loader of skops is {loader}", where)
     content = node.get("content")
     if loader == "FunctionNode" and isinstance(content, dict) and "function" in content:
-        module, name = content.get("module_path"), content.get("function")
-    elif loader == "TypeNode" and isinstance(content, dict) and "type_name" in content:
-        module, name = content.get("module_path"), content.get("type_name")
+        # Protocol 0; today's loader goes by the node's own names, so both are judged.
+        _judge_name(scan, content.get("module_path"), content.get("function"), where)
     elif loader == "MethodNode":
         _judge_method(scan, content, where)
+    if "key_types" in node:
+        _judge_key_types(scan, node["key_types"], where)
     file = node.get("file")
     if isinstance(file, str) and file not in members:
         scan.report.block("skops-file", f"refers to {file}, which is not in the archive", where)
-    if not isinstance(module, str) or not isinstance(name, str):
-        scan.report.block("skops-node", f"a node of {loader} names no type", where)
-        return
     if (module, name) in _BY_LOADER:
         return
     _judge_name(scan, module, name, where)
+    if loader != "FunctionNode" and scan.policy.only_named(str(module), str(name)):
+        scan.report.block("function-called", f"{loader} calls {module}.{name}", where)
+
+
+def _judge_key_types(scan: Scan, node: Any, where: str) -> None:
+    """A dict's keys are made by calling these with texts from the file."""
+    types = node.get("content") if isinstance(node, dict) else None
+    if not isinstance(types, list) or not all(
+        isinstance(one, dict) and one.get("__loader__") == "TypeNode" for one in types
+    ):
+        scan.report.block("skops-key-types", "a key is made by something else than a type", where)
 
 
 def _judge_method(scan: Scan, content: Any, where: str) -> None:
@@ -80,8 +89,11 @@ def _judge_method(scan: Scan, content: Any, where: str) -> None:
         scan.report.block("skops-method", f"binds the method {method}", where)
 
 
-def _judge_name(scan: Scan, module: str, name: str, where: str) -> None:
+def _judge_name(scan: Scan, module: Any, name: Any, where: str) -> None:
     full = f"{module}.{name}"
+    if not isinstance(module, str) or not isinstance(name, str):
+        scan.report.block("skops-node", f"{full} is not the name of a type", where)
+        return
     scan.report.imports.add(full)
     judgement = scan.policy.judge(module, name)
     if judgement.standing is Standing.REFUSED:

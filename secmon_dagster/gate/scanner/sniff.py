@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+
 from .source import Source
 
 _MAGICS: tuple[tuple[bytes, str], ...] = (
@@ -140,14 +142,13 @@ def _is_pe(source: Source, head: bytes) -> bool:
 
 
 def is_tar_header(head: bytes) -> bool:
-    """Whether 512 bytes are the header of a tar member: its checksum is right (POSIX ustar)."""
-    if len(head) < 512:
-        return False
-    stated = head[148:156].partition(b"\0")[0].strip()
+    """Whether 512 bytes are the header of a tar member to Python's reader, which also takes a
+    checksum of signed bytes or in base 256."""
     try:
-        return int(stated, 8) == sum(head[:148]) + 8 * 0x20 + sum(head[156:512])
-    except ValueError:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
         return False
+    return True
 
 
 def _is_bytecode(head: bytes) -> bool:

@@ -11,7 +11,8 @@ from .context import Scan
 from .source import Source
 from .text_data import read_text
 
-_BLOCKS = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
+# A mark inside a text ends no block.
+_BLOCKS = re.compile(r"""\{[{%]((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?![%}]\}).)*)""", re.DOTALL)
 _REACHING = re.compile(
     r"__"  # dunder names, also as text that is put together
     r"|['\"]_['\"]"  # a single underscore as text, for the same end

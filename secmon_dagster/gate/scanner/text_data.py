@@ -17,6 +17,10 @@ _YAML_TAGS = frozenset(
         *("omap", "pairs", "merge", "value"),
     }
 )
+_XML_ENCODINGS = re.compile(
+    r"utf-?8|utf-?16(?:[bl]e)?|us-ascii|ascii|latin-?1|iso-8859-\d+|windows-12\d\d|cp12\d\d",
+    re.IGNORECASE,
+)
 # A tag stands where a node begins; a mark in the middle of a text is none.
 _YAML_TAG = re.compile(
     r"(?:^[ \t]*|[\[{,:][ \t]*|[?-][ \t]+|&\S+[ \t]+)(!(?:<[^>\n]*>|!?[A-Za-z%][^\s,\[\]{}]*))",
@@ -52,6 +56,7 @@ def scan_yaml(scan: Scan, source: Source, where: str, name: str) -> None:
     text = read_text(scan, source, where)
     if text is None:
         return
+    text = re.sub("[\r\x85\u2028\u2029]", "\n", text)  # line breaks to YAML
     if re.search(r"^%TAG\b", text, re.MULTILINE):
         scan.report.block("yaml-tag", "a %TAG directive can rename any tag", where)
     for found in _YAML_TAG.finditer(text):
@@ -75,6 +80,9 @@ def scan_xml(scan: Scan, source: Source, where: str, name: str) -> None:
     text = read_text(scan, source, where)
     if text is None:
         return
+    named = re.match(r"\s*<\?xml[^>]*\bencoding\s*=\s*[\"']([^\"']*)", text)
+    if named and not _XML_ENCODINGS.fullmatch(named.group(1)):
+        scan.report.block("xml-encoding", f"text in the encoding {named.group(1)}", where)
     if re.search(r"<!ENTITY", text, re.IGNORECASE):
         scan.report.block("xml-entity", "declares entities (XXE or an entity bomb)", where)
     elif re.search(r"<!DOCTYPE[^>\[]*\b(?:SYSTEM|PUBLIC)\b", text, re.IGNORECASE):

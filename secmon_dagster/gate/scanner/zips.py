@@ -74,15 +74,24 @@ def find_directory(source: Source) -> Directory | None:
         return None
     if disk not in (0, 0xFFFF):
         raise UnreadableError("a zip archive of several disks")
-    if 0xFFFF in (count, disk) or 0xFFFFFFFF in (length, start):
-        locator = source.read(max(0, end - _END64_LOCATOR.size), _END64_LOCATOR.size)
-        if locator[:4] == b"PK\x06\x07":
-            (_, _, at64, _) = _END64_LOCATOR.unpack(locator)
-            record = source.read(at64, _END64.size)
-            if len(record) < _END64.size or record[:4] != b"PK\x06\x06":
-                raise UnreadableError("a zip64 end record that is not there")
-            *_, count, length, start = _END64.unpack(record)
-            end = at64
+    locator = source.read(max(0, end - _END64_LOCATOR.size), _END64_LOCATOR.size)
+    if locator[:4] == b"PK\x06\x07":
+        # Some readers look for these records always, some only where a number below is full; some
+        # believe the locator, some take what stands before it.
+        _, _, end64, _ = _END64_LOCATOR.unpack(locator)
+        end -= _END64_LOCATOR.size + _END64.size
+        record = source.read(max(0, end), _END64.size)
+        if end64 != end or len(record) < _END64.size or record[:4] != b"PK\x06\x06":
+            raise UnreadableError("a zip64 end record that is not there")
+        *_, count64, length64, start64 = _END64.unpack(record)
+        short = (
+            (count, 0xFFFF, count64),
+            (length, 0xFFFFFFFF, length64),
+            (start, 0xFFFFFFFF, start64),
+        )
+        if any(known not in (full, wide) for known, full, wide in short):
+            raise UnreadableError("the zip's two end records differ")
+        count, length, start = count64, length64, start64
     if start + length != end or (count and source.read(start, 4) != b"PK\x01\x02"):
         if start + length < end and end >= length and source.read(end - length, 4) == b"PK\x01\x02":
             raise UnreadableError("the zip archive begins before its first member")

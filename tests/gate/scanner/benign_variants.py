@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import safetensors.numpy
+from sklearn.compose import make_column_selector
 
 from tests.gate.scanner.hostile import text, zipped
 
@@ -51,6 +52,12 @@ def values() -> Iterator[tuple[str, bytes]]:
         "interval": pd.cut(pd.Series([1, 5, 9]), 2),
         "period": pd.period_range("2026-01", periods=2, freq="M"),
         "buffer": io.BytesIO(b"x"),
+        "nullable": pd.DataFrame({"s": ["a", None], "n": [1, None]}).convert_dtypes(),
+        "absent": np.array(["a", pd.NA], dtype=object),
+        "sparse": pd.Series(pd.arrays.SparseArray([0, 0, 1])),
+        "workdays": pd.date_range("2026-01-01", periods=3, freq="B"),
+        "quarters": pd.date_range("2026-01-01", periods=3, freq="QE"),
+        "columns": make_column_selector(dtype_include=float),
     }  # fmt: skip
     for name, value in kept.items():
         for protocol in (2, 4, 5):
@@ -79,10 +86,19 @@ def torch_state() -> bytes:
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x04\x85K\x01\x85\x89"
     tensor += b"ccollections\nOrderedDict\n)RtR"
     state = b"\x80\x02ccollections\nOrderedDict\n)R(" + text("weight") + tensor + b"u."
-    return zipped({
-        "archive/data.pkl": state, "archive/byteorder": b"little", "archive/data/0": bytes(16),
+    return with_wide_end(zipped({
+        "archive/data.pkl": state, "archive/byteorder": b"little",
+        "archive/data/0": struct.pack("<4f", 1, -2, 3, 4),
         "archive/version": b"3\n", "archive/.data/serialization_id": b"1234567890",
-    })  # fmt: skip
+    }))  # fmt: skip
+
+
+def with_wide_end(archive: bytes) -> bytes:
+    """A zip with the zip64 end record and locator that torch always writes."""
+    end = archive.rindex(b"PK\x05\x06")
+    count, _, length, start = struct.unpack_from("<2H2L", archive, end + 8)
+    wide = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 798, 45, 0, 0, count, count, length, start)
+    return archive[:end] + wide + struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1) + archive[end:]
 
 
 def texts() -> Iterator[tuple[str, bytes]]:

@@ -9,9 +9,9 @@ import pytest
 
 from secmon_dagster.gate.scanner import scan_source
 from secmon_dagster.gate.scanner.source import Bytes
-from tests.gate.scanner import benign, benign_variants, hostile, hostile_variants
+from tests.gate.scanner import benign, benign_variants, hostile, hostile_loaders, hostile_variants
 
-CORPUS = hostile.corpus() + hostile_variants.corpus()
+CORPUS = hostile.corpus() + hostile_variants.corpus() + hostile_loaders.corpus()
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_hostile_file_is_blocked(name, data):
 
 def test_each_class_of_bypass_is_in_the_corpus():
     counted = Counter(case[0] for case in CORPUS)
-    assert len(counted) == 16
+    assert len(counted) == 17
     assert sum(counted.values()) >= 100
 
 
@@ -44,4 +44,4 @@ def test_files_that_look_a_little_like_attacks_are_not_blocked():
     assert [name for name, found in reports.items() if found.recommendation == "block"] == []
     # Commands for a shell in a notebook, and bytes of no format, are passed with a warning.
     warned = {name for name, found in reports.items() if found.recommendation == "warn"}
-    assert warned == {"study.ipynb", "state.pt", "bundle.zip", "bundle.tar"}
+    assert warned == {"study.ipynb", "bundle.zip", "bundle.tar"}
