@@ -82,8 +82,9 @@ def split(table: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
         for side, classes in sides.items():
             if name not in classes:
                 raise ModelDefinitionError(
-                    f"model {spec.model_id}: no row of class {str(name)!r} of target {spec.target} is "
-                    f"among the {side} rows; it has too few for test_size {spec.test_size}"
+                    f"model {spec.model_id}: no row of class {str(name)!r} of target "
+                    f"{spec.target} is among the {side} rows; it has too few for test_size "
+                    f"{spec.test_size}"
                 )
     return table.assign(**{SPLIT: marks})
 

@@ -82,7 +82,7 @@ def _file(path: str) -> pd.DataFrame:
 
 def _open(path: str) -> IO[bytes]:
     if urlsplit(path).scheme not in ("http", "https"):
-        return UPath(path).open("rb")  # type: ignore[no-any-return]
+        return UPath(path).open("rb")
     # fsspec would want aiohttp for it
     answer = httpx.get(path, follow_redirects=True, timeout=60)
     answer.raise_for_status()
