@@ -32,6 +32,10 @@ def _time_zone(name: str) -> str:
     return name
 
 
+# In `.env` no shell has replaced the ~ of a path.
+FilePath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
 def bundled_scripts() -> Path:
     """In a checkout beside the package; in a wheel inside it."""
     beside = PROJECT_ROOT / "security_scripts"
@@ -44,12 +48,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env",
         env_file_encoding="utf-8",
+        env_ignore_empty=True,  # a compose file hands on what its user left out as ""
+        case_sensitive=True,
         extra="ignore",
         frozen=True,
     )
 
     # --- where things are -------------------------------------------------------------------------
-    home: Path = Field(
+    home: FilePath = Field(
         default=PROJECT_ROOT / ".secmon",
         validation_alias="SECMON_HOME",
         description="All local state: embedded database, artifacts, compute logs, keys, sockets.",
@@ -117,7 +123,7 @@ class Settings(BaseSettings):
         validation_alias="SECMON_AUDIT_SIGNING_KEY",
         description="Ed25519 signing key of checkpoints (C2SP note form or PEM); unset: key file.",
     )
-    audit_signing_key_file: Path | None = Field(
+    audit_signing_key_file: FilePath | None = Field(
         default=None,
         validation_alias="SECMON_AUDIT_SIGNING_KEY_FILE",
         description="File of the signing key; unset means keys/audit.key under the home folder.",
@@ -143,7 +149,7 @@ class Settings(BaseSettings):
         validation_alias="MONITORING_MAX_OUTPUT",
         description="Characters of a script's output that are read and kept.",
     )
-    security_scripts_dir: Path = Field(
+    security_scripts_dir: FilePath = Field(
         default_factory=bundled_scripts,
         validation_alias="SECURITY_SCRIPTS_DIR",
         description="Folder of the security scripts.",
@@ -288,6 +294,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as invalid:
         raise SettingsError(_explain(invalid)) from None
+    except (OSError, UnicodeDecodeError) as unreadable:
+        raise SettingsError(f"{Path('.env').absolute()} can't be read: {unreadable}") from None
 
 
 @cache

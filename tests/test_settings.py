@@ -78,3 +78,29 @@ def test_an_unrelated_home_variable_is_not_ours(monkeypatch):
     settings = load_settings()
     assert settings.home.name == ".secmon"
     assert settings.user is None
+
+
+def test_an_empty_value_is_an_unset_one(monkeypatch):
+    monkeypatch.setenv("SECMON_DATABASE_URL", "")
+    monkeypatch.setenv("MONITORING_TIMEOUT", "")
+    settings = load_settings()
+    assert (settings.database_url, settings.monitoring_timeout) == (None, 5.0)
+
+
+def test_a_home_under_the_users_own_folder_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SECMON_HOME", raising=False)
+    Path(".env").write_text("SECMON_HOME=~/state\n")
+    assert load_settings().home == Path.home() / "state"
+
+
+def test_a_variable_in_lower_case_is_not_ours(monkeypatch):
+    monkeypatch.setenv("secmon_api_port", "1234")
+    assert load_settings().api_port == 8000
+
+
+def test_an_env_file_that_is_no_text_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_bytes(b"SECMON_USER=\xff\n")
+    with pytest.raises(SettingsError, match=rf"{tmp_path}/.env can't be read: .*utf-8"):
+        load_settings()

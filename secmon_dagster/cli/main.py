@@ -6,12 +6,14 @@ import importlib
 import importlib.util
 import os
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
 
 from secmon_dagster import __version__
 from secmon_dagster.errors import SecmonError
+from secmon_dagster.settings import get_settings
 
 # name -> (module, one line for the overview); importing all of them would cost every call a second.
 SUBJECTS = {
@@ -64,14 +66,27 @@ def build(words: list[str]) -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; an error of ours becomes one sentence and its exit code."""
+    """Run the command line; an error of ours, or of a file, becomes one sentence and its exit
+    code."""
     try:
         build(sys.argv[1:])()
     except SecmonError as error:
-        Console(stderr=True, highlight=False).print(
-            f"error: {error.diagnostics()}", style="red", markup=False, soft_wrap=True
-        )
+        _tell(error.diagnostics())
         sys.exit(error.exit_code)
+    except OSError as failed:
+        if failed.filename is None:
+            raise
+        home = get_settings().home.absolute()
+        hint = f"\n  SECMON_HOME is {home}; point it to a folder that this user may write."
+        ours = Path(os.fsdecode(failed.filename)).is_relative_to(home)
+        _tell(f"{failed.filename}: {failed.strerror}{hint if ours else ''}")
+        sys.exit(SecmonError.exit_code)
+
+
+def _tell(error: str) -> None:
+    Console(stderr=True, highlight=False).print(
+        f"error: {error}", style="red", markup=False, soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

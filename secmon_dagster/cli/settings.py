@@ -24,7 +24,7 @@ app = typer.Typer(
 def settings() -> None:
     """Print every setting with its value (secrets masked) and where it came from."""
     current = load_settings()
-    in_file = dotenv_values(".env") if Path(".env").exists() else {}
+    in_file = dotenv_values(".env") if Path(".env").is_file() else {}
     table = Table("variable", "value", "from", "meaning", box=None, pad_edge=False)
     for name, field in Settings.model_fields.items():
         variable = variable_of(name)
@@ -44,9 +44,9 @@ def _shown(value: object) -> str:
 
 
 def _source(variable: str, in_file: dict[str, str | None]) -> str:
-    if variable in os.environ:
+    if os.environ.get(variable):
         return "environment"
-    return ".env" if variable in in_file else "default"
+    return ".env" if in_file.get(variable) else "default"
 
 
 def _width() -> int | None:

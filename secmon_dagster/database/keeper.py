@@ -14,10 +14,11 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -65,12 +66,23 @@ def postmaster(data: Path) -> list[str] | None:
     layout)."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
-        os.kill(int(lines[0]), 0)
-    except (FileNotFoundError, ValueError, IndexError, ProcessLookupError):
+        return lines if _is_server(int(lines[0]), data) else None
+    except (FileNotFoundError, ValueError, IndexError):
         return None
-    except PermissionError:  # another system user's: it does run
-        return lines
-    return lines
+
+
+def _is_server(pid: int, data: Path) -> bool:
+    """Whether the process is a server on this folder: a process id that a file has kept over a
+    crash may be anybody's."""
+    if sys.platform == "linux":
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+    else:
+        ps = ["ps", "-o", "command=", "-p", str(pid)]
+        words = subprocess.run(ps, check=False, capture_output=True).stdout
+    return b"postgres -D " + os.fsencode(data) + b" " in words
 
 
 def postmaster_pid(data: Path) -> int | None:
@@ -85,9 +97,10 @@ def stop_server(data: Path) -> bool:
     Returns:
         Whether a server was running.
     """
-    pid = postmaster_pid(data)
-    if pid is None:
+    lines = postmaster(data)
+    if lines is None:
         return False
+    pid = int(lines[0])
     os.kill(pid, signal.SIGINT)
     deadline = time.monotonic() + STOP_SECONDS
     while postmaster_pid(data) is not None:
@@ -95,6 +108,9 @@ def stop_server(data: Path) -> bool:
             os.kill(pid, signal.SIGKILL)
             break
         time.sleep(0.02)
+    if lines[4] != str(data):  # made for this server, its own path being none for a socket
+        with suppress(OSError):
+            Path(lines[4]).rmdir()
     return True
 
 

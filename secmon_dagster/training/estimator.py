@@ -54,9 +54,10 @@ def classifier(declared: Estimator) -> Any:
         )
     try:
         built = kind(**declared.parameters)
-    except TypeError as refused:
+        classifies = is_classifier(built)
+    except (TypeError, AttributeError) as refused:  # a parameter meant to be an estimator isn't one
         raise ModelDefinitionError(f"estimator {declared.name}: {refused}") from None
-    if not is_classifier(built):
+    if not classifies:
         raise ModelDefinitionError(
             f"estimator {declared.name} is no classifier; only classification is supported"
         )
@@ -120,6 +121,8 @@ def train(table: pd.DataFrame, spec: ModelSpec) -> Trained:
             pipeline, rows[names], rows[spec.target], cv=folds, error_score="raise"
         )
         pipeline.fit(rows[names], rows[spec.target])
-    except ValueError as refused:  # scikit-learn checks parameter values when it fits
-        raise ModelDefinitionError(f"estimator {spec.estimator.name}: {refused}") from None
+    # scikit-learn checks parameter values when it fits, and what encoders are given
+    except (ValueError, TypeError, AttributeError) as refused:
+        reason = " ".join(str(refused).split())
+        raise ModelDefinitionError(f"estimator {spec.estimator.name}: {reason}") from None
     return Trained(pipeline, tuple(float(score) for score in scores))

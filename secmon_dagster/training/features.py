@@ -21,11 +21,17 @@ def select(frame: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
         without a target.
 
     Raises:
-        ModelDefinitionError: missing column, text without encoder, missing or infinite values
-            without ``impute``, constant target, a class with a single row.
+        ModelDefinitionError: missing or doubled column, text without encoder, missing or infinite
+            values without ``impute``, constant target, a class with a single row.
     """
+    doubled = sorted(set(frame.columns[frame.columns.duplicated()]))
+    if doubled:
+        raise ModelDefinitionError(
+            f"model {spec.model_id}: data {spec.data} has several columns called "
+            f"{', '.join(doubled)}; name each once"
+        )
     names = spec.features or [name for name in frame.columns if name != spec.target]
-    missing = [name for name in (*names, spec.target) if name not in frame.columns]
+    missing = [name for name in (*names, spec.target, *spec.encode) if name not in frame.columns]
     if missing:
         raise ModelDefinitionError(
             f"model {spec.model_id}: data {spec.data} has no column {', '.join(missing)}; "
@@ -35,7 +41,14 @@ def select(frame: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
         raise ModelDefinitionError(
             f"model {spec.model_id}: column {SPLIT!r} is the pipeline's own; rename yours"
         )
+    if not names:
+        raise ModelDefinitionError(
+            f"model {spec.model_id}: data {spec.data} has no column beside the target {spec.target}"
+        )
     table = frame.loc[frame[spec.target].notna(), [*names, spec.target]].reset_index(drop=True)
+    # scikit-learn's imputer and encoders know NaN, and fail on the NA of pandas' text columns.
+    texts = {name: object for name in names if isinstance(table[name].dtype, pd.StringDtype)}
+    table = table.astype(texts).replace({name: {pd.NA: np.nan} for name in texts})
     for name in names:
         _check_feature(table[name], spec)
     _check_target(table[spec.target], spec)
@@ -64,6 +77,15 @@ def split(table: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
         ) from None
     marks = np.full(len(table), "train", dtype=object)
     marks[held_out] = "test"
+    sides = table[spec.target].groupby(marks).unique()
+    for name in table[spec.target].unique():
+        for side, classes in sides.items():
+            if name not in classes:
+                raise ModelDefinitionError(
+                    f"model {spec.model_id}: no row of class {str(name)!r} of target "
+                    f"{spec.target} is among the {side} rows; it has too few for test_size "
+                    f"{spec.test_size}"
+                )
     return table.assign(**{SPLIT: marks})
 
 
@@ -94,6 +116,12 @@ def _check_feature(column: pd.Series, spec: ModelSpec) -> None:
 
 
 def _check_target(target: pd.Series, spec: ModelSpec) -> None:
+    kind = types.infer_dtype(target.astype(object))
+    if kind not in ("boolean", "floating", "integer", "string"):
+        raise ModelDefinitionError(
+            f"model {spec.model_id}: target {spec.target} holds {kind} values; "
+            "allowed: all of them text, or numbers, or booleans"
+        )
     counts = target.value_counts()
     if len(counts) < 2:
         raise ModelDefinitionError(
@@ -107,6 +135,6 @@ def _check_target(target: pd.Series, spec: ModelSpec) -> None:
         )
     if counts.min() < MIN_ROWS_PER_CLASS:
         raise ModelDefinitionError(
-            f"model {spec.model_id}: class {counts.idxmin()!r} of target {spec.target} has "
+            f"model {spec.model_id}: class {str(counts.idxmin())!r} of target {spec.target} has "
             f"{counts.min()} rows; allowed: at least {MIN_ROWS_PER_CLASS}"
         )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import PurePosixPath
+from typing import IO
+from urllib.parse import urlsplit
 
+import httpx
 import pandas as pd
 import psycopg
+from psycopg.types.numeric import FloatLoader
 from upath import UPath
 
 from secmon_dagster.database import Role, connect
@@ -23,15 +28,21 @@ def load(source: DataSource, *, may_be_empty: bool = False) -> pd.DataFrame:
         At least one row (unless it may be empty) and one column, columns named by strings.
 
     Raises:
-        ModelDefinitionError: missing or empty file, unknown format, failing query.
+        ModelDefinitionError: missing or empty file, unknown format, failing query, missing driver.
     """
-    if source.sklearn is not None:
-        frame = _bundled(source.sklearn)
-    elif source.path is not None:
-        frame = _file(source.path)
-    else:
-        assert source.sql is not None
-        frame = _query(source.sql, source.url)
+    try:
+        if source.sklearn is not None:
+            frame = _bundled(source.sklearn)
+        elif source.path is not None:
+            frame = _file(source.path)
+        else:
+            assert source.sql is not None
+            frame = _query(source.sql, source.url)
+    except ImportError as missing:  # the driver of another store or database
+        raise ModelDefinitionError(
+            f"data {source} can't be read: {missing}",
+            hint="Install that package beside secmon-dagster.",
+        ) from None
     if frame.empty and not (may_be_empty and len(frame.columns)):
         raise ModelDefinitionError(
             f"data {source} has {len(frame)} rows and {len(frame.columns)} columns; "
@@ -51,7 +62,7 @@ def _bundled(name: str) -> pd.DataFrame:
 def _file(path: str) -> pd.DataFrame:
     suffix = PurePosixPath(path.partition("?")[0]).suffix.lower()
     try:
-        with UPath(path).open("rb") as file:
+        with _open(path) as file:
             if suffix in (".parquet", ".pq"):
                 return pd.read_parquet(file)
             if suffix in (".csv", ".tsv"):
@@ -60,12 +71,22 @@ def _file(path: str) -> pd.DataFrame:
         raise ModelDefinitionError(
             f"data path {path} is empty; allowed: a header and rows"
         ) from None
-    except (OSError, ValueError) as unreadable:
+    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as unreadable:
         # pyarrow's and pandas' parse errors are ValueErrors
-        raise ModelDefinitionError(f"data path {path} can't be read: {unreadable}") from None
+        reason = " ".join(str(unreadable).split())
+        raise ModelDefinitionError(f"data path {path} can't be read: {reason}") from None
     raise ModelDefinitionError(
         f"data path {path} ends in {suffix or 'nothing'!r}; allowed: .csv, .tsv, .parquet, .pq"
     )
+
+
+def _open(path: str) -> IO[bytes]:
+    if urlsplit(path).scheme not in ("http", "https"):
+        return UPath(path).open("rb")
+    # fsspec would want aiohttp for it
+    answer = httpx.get(path, follow_redirects=True, timeout=60)
+    answer.raise_for_status()
+    return io.BytesIO(answer.content)
 
 
 def _query(sql: str, url: str | None) -> pd.DataFrame:
@@ -75,6 +96,7 @@ def _query(sql: str, url: str | None) -> pd.DataFrame:
         if url is None:
             with connect(Role.SERVICE) as connection:
                 connection.read_only = True
+                connection.adapters.register_loader("numeric", FloatLoader)
                 cursor = connection.execute(sql.encode())
                 names = [column.name for column in cursor.description or ()]
                 return pd.DataFrame(cursor.fetchall(), columns=names).infer_objects()

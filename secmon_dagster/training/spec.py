@@ -160,6 +160,14 @@ class ModelSpec(_Declared):
     limits: Limits = Limits()
     drift: Drift = Drift()
 
+    @field_validator("features")
+    @classmethod
+    def _features_are_listed_once(cls, value: list[str] | None) -> list[str] | None:
+        doubled = sorted({name for name in value or () if (value or []).count(name) > 1})
+        if doubled:
+            raise ValueError(f"lists {', '.join(doubled)} more than once")
+        return value
+
     @model_validator(mode="after")
     def _target_is_no_feature(self) -> ModelSpec:
         if self.features is not None and self.target in self.features:

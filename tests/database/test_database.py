@@ -113,6 +113,16 @@ def test_a_url_that_is_not_postgres_is_refused(monkeypatch):
         database_url()
 
 
+@pytest.mark.parametrize("url", ["postgresql://u:s3c%ret@h/d", "postgresql://u:s3cret@h/d?bogus=1"])
+def test_a_url_that_cannot_be_parsed_is_refused_without_its_password(monkeypatch, url):
+    monkeypatch.setenv("SECMON_DATABASE_URL", url)
+    get_settings.cache_clear()
+    for ask in (connect, migrate):
+        with pytest.raises(SettingsError, match="is no PostgreSQL URL") as refused:
+            ask()
+        assert "s3c" not in refused.value.diagnostics()
+
+
 def test_a_sqlalchemy_style_url_is_understood(monkeypatch):
     monkeypatch.setenv("SECMON_DATABASE_URL", "postgresql+psycopg2://u@h/d")
     get_settings.cache_clear()

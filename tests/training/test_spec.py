@@ -38,6 +38,7 @@ def test_the_shipped_models_are_valid_and_short(name):
         (4, "  data: {}", "data: is {}: needs exactly one of sklearn, path and sql"),
         (4, "  data: {path: a.csv, sql: SELECT 1}", "found path and sql"),
         (4, "  data: {path: a.csv, url: 'sqlite://'}", "url goes with sql only"),
+        (5, "  features: [a, b, a]", "features: is ['a', 'b', 'a']: lists a more than once"),
         (4, "  data: {sklearn: mnist}", "data.sklearn: is 'mnist'"),
         (5, "  estimator: {name: os.system}", "estimator.name: is 'os.system'"),
         (5, "  estimator: {}", "estimator.name: is missing"),

@@ -5,6 +5,9 @@ import resource
 import subprocess
 import sys
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -71,6 +74,11 @@ def test_a_query_runs_on_the_projects_own_postgres(database):
     assert list(frame.columns) == ["number", "target"] and len(frame) == 9
 
 
+def test_a_querys_numeric_column_is_a_number(database):
+    frame = training.load(DataSource(sql="SELECT avg(g) AS mean FROM generate_series(1, 4) g"))
+    assert frame["mean"].tolist() == [2.5] and frame["mean"].dtype == float
+
+
 def test_a_query_may_not_write(database):
     with pytest.raises(ModelDefinitionError, match="read-only transaction"):
         training.load(DataSource(sql="DELETE FROM models RETURNING *"))
@@ -82,6 +90,28 @@ def test_a_query_runs_on_a_url(tmp_path, rows):
     url = f"sqlite:///{tmp_path / 'rows.db'}"
     rows.to_sql("rows", sqlalchemy.create_engine(url), index=False)
     assert len(training.load(DataSource(sql="SELECT * FROM rows", url=url))) == 200
+
+
+def test_a_file_is_read_over_http(tmp_path, rows):
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        pd.testing.assert_frame_equal(training.load(DataSource(path=f"{address}/rows.csv")), rows)
+        with pytest.raises(ModelDefinitionError, match=r"absent.csv can't be read: .*404"):
+            training.load(DataSource(path=f"{address}/absent.csv"))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [{"path": "s3://bucket/rows.csv"}, {"sql": "SELECT 1", "url": "oracle://host/db"}],
+)
+def test_a_missing_driver_is_one_clear_sentence(source):
+    with pytest.raises(ModelDefinitionError, match=r"can't be read: .*(s3fs|cx_Oracle)") as wrong:
+        training.load(DataSource(**source))
+    assert "Install that package" in wrong.value.diagnostics()
 
 
 @pytest.mark.parametrize(
@@ -120,11 +150,33 @@ def test_a_failing_query_is_one_clear_sentence(database):
         ({"number": np.inf}, {"features": ["number"]}, "feature number has infinite values"),
         ({"number": np.nan}, {"features": ["number"]}, "feature number has no values at all"),
         ({"split": 1}, {"features": ["number", "split"]}, "column 'split' is the pipeline's own"),
+        ({}, {"encode": {"color": "onehot"}}, "has no column color; it has number, colour"),
+        (
+            {"target": ["yes", 1] * 100},
+            {"features": ["number"]},
+            "target holds mixed-integer values",
+        ),
+        (
+            {"target": pd.to_datetime(["2026-01-01", "2026-01-02"] * 100)},
+            {"features": ["number"]},
+            "target holds datetime values; allowed: all of them text, or numbers, or booleans",
+        ),
     ],
 )
 def test_rows_that_do_not_fit_the_declaration_are_refused(rows, change, declared, expected):
     with pytest.raises(ModelDefinitionError, match=expected):
         training.select(rows.assign(**change), spec(**declared))
+
+
+def test_a_column_that_is_there_twice_is_refused(rows):
+    twice = pd.concat([rows, rows[["number"]]], axis=1)
+    with pytest.raises(ModelDefinitionError, match="several columns called number"):
+        training.select(twice, spec())
+
+
+def test_rows_of_nothing_but_the_target_are_refused(rows):
+    with pytest.raises(ModelDefinitionError, match="no column beside the target target"):
+        training.select(rows[["target"]], spec())
 
 
 def test_missing_values_are_refused_unless_imputed(rows):
@@ -133,6 +185,21 @@ def test_missing_values_are_refused_unless_imputed(rows):
         training.select(rows, spec(features=["number"]))
     model, _ = trained(rows, spec(features=["number"], impute="median"))
     assert model.cross_validated_accuracy > 0.8
+
+
+def test_missing_text_of_pandas_own_type_is_imputed(rows):
+    texts = rows.assign(colour=rows["colour"].astype("string"))
+    texts.loc[:4, "colour"] = pd.NA
+    model, _ = trained(texts, spec(encode={"colour": "onehot"}, impute="most_frequent"))
+    assert model.cross_validated_accuracy > 0.8
+
+
+def test_a_class_without_held_out_rows_is_refused(rows):
+    rows["target"] = [1] * 4 + [0] * 196
+    model = spec(features=["number"], test_size=0.05, cross_validation=2)
+    table = training.select(rows, model)
+    with pytest.raises(ModelDefinitionError, match="no row of class '1' .* among the test rows"):
+        training.split(table, model)
 
 
 def test_a_class_of_one_row_is_refused(rows):
@@ -164,6 +231,10 @@ def test_the_split_is_stratified_and_the_same_every_time(rows):
             {"name": "sklearn.linear_model.LogisticRegression", "parameters": {"c": 1}},
             "has no parameter c; it has .*C",
         ),
+        (
+            {"name": "sklearn.ensemble.BaggingClassifier", "parameters": {"estimator": "tree"}},
+            "estimator sklearn.ensemble.BaggingClassifier: .*'str' object",
+        ),
     ],
 )
 def test_an_unknown_estimator_is_refused(estimator, expected):
@@ -175,6 +246,12 @@ def test_a_parameters_value_that_scikit_learn_refuses_is_told(rows):
     wrong = Estimator(name="sklearn.linear_model.LogisticRegression", parameters={"C": -1})
     with pytest.raises(ModelDefinitionError, match="'C' parameter"):
         trained(rows, spec(features=["number"], estimator=wrong))
+
+
+def test_values_that_no_encoder_takes_are_told(rows):
+    mixed = rows.assign(colour=["red", 1] * 100)
+    with pytest.raises(ModelDefinitionError, match="uniformly strings or numbers"):
+        trained(mixed, spec(encode={"colour": "onehot"}))
 
 
 def test_more_folds_than_rows_of_a_class_are_refused(rows):
