@@ -9,12 +9,13 @@ from psycopg.types.json import Jsonb
 
 from secmon_dagster.posture.layers import MonitoringMode, SecurityLayer
 from secmon_dagster.posture.records import Violation
-from secmon_dagster.posture.score import CheckResult, CheckStatus, CheckType, Severity
+from secmon_dagster.posture.score import POINTS, CheckResult, CheckStatus, CheckType, Severity
 from secmon_dagster.posture.session import Connection, Session
 from secmon_dagster.posture.store import (
     fetch,
     fetch_one,
     insert_checks,
+    latest_statuses,
     refresh_score,
     violation_of,
 )
@@ -101,7 +102,10 @@ def note_violation(
         description,
         {"violation_id": violation.violation_id, "violation_type": violation_type},
     )
-    insert_checks(connection, {instance_id: [result]})
+    latest = latest_statuses(connection, instance_id).get(check_type)
+    # A slighter violation than what the check already stands at must not lift the score.
+    if latest is None or POINTS[result.status] <= POINTS[latest]:
+        insert_checks(connection, {instance_id: [result]})
     refresh_score(connection, instance_id, f"violation: {violation_type}")
     session.record(
         connection,

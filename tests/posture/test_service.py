@@ -201,6 +201,28 @@ def test_a_violation_lowers_the_score_at_once_and_keeps_it_down(security, bot):
     assert (newest[1].status, newest[1].previous) == ("warning", "monitoring")
 
 
+def test_a_slight_violation_does_not_lift_a_score_that_a_grave_one_lowered(security, bot):
+    security.report_violation(bot, "unauthorized_access", Severity.CRITICAL, "tried the network")
+    fallen = security.get_instance_security_profile(bot).security_score
+    security.report_violation(bot, "foreign_rows", Severity.MEDIUM, "looked around")
+    assert security.get_instance_security_profile(bot).security_score == fallen == 0
+
+
+def test_any_number_of_slight_violations_hides_no_grave_one_from_the_checks(
+    security, bot, database
+):
+    security.report_violation(bot, "unauthorized_access", Severity.CRITICAL, "tried the network")
+    with database.admin() as admin:
+        admin.execute(
+            "INSERT INTO secmon.security_violations (instance_id, violation_type, check_type, "
+            "severity, description) SELECT %s, kind, kind, 'medium', '' "
+            "FROM unnest(ARRAY['authorization', 'input_sanitization']) kind, "
+            "generate_series(1, 501)",
+            (bot,),
+        )
+    assert by_type(security.run_security_checks(bot))["authorization"] is CheckStatus.FAILED
+
+
 def test_a_violation_noted_while_checks_run_is_not_overruled_by_them(security, bot):
     noted = threading.Thread(
         target=security.report_violation, args=(bot, "foreign_rows", Severity.CRITICAL, "tried")
