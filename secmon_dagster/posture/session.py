@@ -44,6 +44,19 @@ class Session:
 
         return cls(actor=actor or user_id or acting_user(), user_id=user_id, begin=begin)
 
+    @contextmanager
+    def everyones_rows(self, connection: Connection) -> Iterator[None]:
+        """Look at the rows of every user: what a check finds must not depend on who asks for it.
+
+        For connections of the service role. What is raised inside must undo the transaction.
+        """
+        if self.user_id is None:
+            yield
+            return
+        connection.execute("SELECT set_config('secmon.user_id', '', true)")
+        yield
+        connection.execute("SELECT set_config('secmon.user_id', %s, true)", (self.user_id,))
+
     def record(
         self,
         connection: Connection,

@@ -24,6 +24,7 @@ from secmon_dagster.posture import (
     Severity,
     ThrottledError,
     layer_limits,
+    service,
 )
 from secmon_dagster.posture.approvals import request_approval
 from secmon_dagster.posture.checks import run_all
@@ -141,6 +142,36 @@ def test_acting_on_another_owners_workflow_fails_authorization(security, agents,
     foreign = agents.create_workflow("theirs", owner_id="bob").workflow_id
     security.log_instance_activity(bot, {"action": "act", "details": {"workflow_id": foreign}})
     assert by_type(security.run_security_checks(bot))["authorization"] is CheckStatus.FAILED
+
+
+def test_what_the_checks_find_does_not_depend_on_who_asks_for_them(security, agents, bot):
+    foreign = agents.create_workflow("theirs", owner_id="bob").workflow_id
+    others = agents.create_instance("theirs", owner_id="bob").instance_id
+    key, _ = create_key(Session.open(), user_id="root", role="admin")
+    for instance in (bot, others):
+        security.log_instance_activity(
+            instance,
+            {"action": "act", "details": {"workflow_id": foreign}},
+            credential=Credential("api_key", key.key_id),
+        )
+    owners = SecurityMonitoringService(Session.open(user_id="ada"))
+    statuses = by_type(owners.run_security_checks(bot))
+    assert statuses == by_type(security.run_security_checks(bot))
+    assert statuses["authorization"] is CheckStatus.FAILED
+    assert statuses["authentication"] is CheckStatus.WARNING
+    with pytest.raises(NotFoundError):
+        owners.run_security_checks(others)
+
+
+def test_that_its_owner_attached_a_layer_is_no_evidence_for_the_instance(security, agents):
+    instance = agents.create_instance("bot", owner_id="ada").instance_id
+    key, _ = create_key(Session.open(), user_id="ada", role="operator")
+    security.attach_security_layer_to_instance(
+        instance, "default", credential=Credential("api_key", key.key_id)
+    )
+    assert by_type(security.run_security_checks(instance)) == dict.fromkeys(
+        CheckType, CheckStatus.MONITORING
+    )
 
 
 def test_details_that_break_their_schema_fail_data_validation(security, agents):
@@ -333,6 +364,31 @@ def test_loosening_a_layer_takes_the_right_to(security, bot):
     with pytest.raises(PermissionDeniedError, match="max_execution_time.*require_approval"):
         security.attach_security_layer_to_instance(bot, "default", may_loosen=False)
     assert security.attach_security_layer_to_instance(bot, "default").layer_id == "default"
+
+
+def test_a_layer_is_not_loosened_by_who_looked_before_it_was_attached(
+    security, agents, monkeypatch
+):
+    instance = agents.create_instance("bot", owner_id="ada").instance_id
+    looked, attach = threading.Event(), security.attach_security_layer_to_instance
+    look = service.layer_of_instance
+
+    def look_and_wait(connection, instance_id):
+        found = look(connection, instance_id)
+        looked.set()
+        administrator.join(0.5)
+        return found
+
+    monkeypatch.setattr(service, "layer_of_instance", look_and_wait)
+    operator = threading.Thread(
+        target=attach, args=(instance, "default"), kwargs={"may_loosen": False}
+    )
+    administrator = threading.Thread(target=lambda: looked.wait() and attach(instance, "strict"))
+    administrator.start()
+    operator.start()
+    operator.join()
+    administrator.join()
+    assert security.get_instance_security_profile(instance).layer_id == "strict"
 
 
 MALFORMED = [
