@@ -220,6 +220,33 @@ def test_a_secret_in_a_prompt_is_noticed_but_kept_nowhere(security, bot, databas
         )
 
 
+def test_a_secret_in_any_part_of_an_act_reaches_no_table_and_no_error(security, agents, database):
+    secret = "ghp_" + "Z" * 36
+    instance = agents.create_instance(
+        "bot",
+        scopes=["act"],
+        activity_schemas={"act": {"additionalProperties": {"type": "integer"}}},
+    ).instance_id
+    security.attach_security_layer_to_instance(instance, "default")
+    for activity in (
+        {"action": f"push {secret}"},
+        {"action": "act", "details": {secret: "x"}},
+        {"action": "act", "details": {"password": secret[4:], "nested": [{"api_key": secret}]}},
+    ):
+        assert secret not in str(security.log_instance_activity(instance, activity))
+    with pytest.raises(InvalidInputError) as refused:
+        security.log_instance_activity(
+            instance, {"action": "act", "prompt": secret + "x" * 100_000}
+        )
+    assert "Z" * 36 not in str(refused.value)
+    with database.admin() as admin:
+        for table in (
+            "instance_activities", "security_checks", "security_violations", "audit_outbox",
+        ):  # fmt: skip
+            rows = admin.execute(f"SELECT t::text FROM secmon.{table} t").fetchall()
+            assert rows and "Z" * 36 not in str(rows)
+
+
 def test_a_violation_lowers_the_score_at_once_and_keeps_it_down(security, bot):
     security.run_security_checks(bot)
     security.report_violation(bot, "unauthorized_access", Severity.CRITICAL, "tried the network")
@@ -401,6 +428,7 @@ MALFORMED = [
     ({"action": "a", "details": [1]}, "details"),
     ({"action": "a", "details": {"x": "\x00"}}, "details"),
     ({"action": "a", "details": {"x": object()}}, "details"),
+    ({"action": "a", "details": {"x": [float("nan")]}}, "details"),
     ({"action": "a", "colour": "red"}, "colour"),
 ]
 
