@@ -180,6 +180,8 @@ CREATE INDEX sub_workflows_child ON secmon.sub_workflows (child_workflow_id);
 CREATE TABLE secmon.workflow_executions (
   execution_id text PRIMARY KEY DEFAULT gen_random_uuid()::text,
   owner_id     text NOT NULL CHECK (owner_id <> ''),
+  -- Who asked for it, and so for its runs: not always whose workflow it is.
+  requested_by text NOT NULL CHECK (requested_by <> ''),
   workflow_id  text NOT NULL REFERENCES secmon.agent_workflows ON DELETE CASCADE,
   instance_id  text REFERENCES secmon.agent_instances ON DELETE SET NULL,
   input_data   jsonb NOT NULL DEFAULT '{}'::jsonb,

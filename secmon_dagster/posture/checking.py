@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from secmon_dagster.posture.alerts import alert_falls
 from secmon_dagster.posture.checks import run_all
 from secmon_dagster.posture.evidence import gather
 from secmon_dagster.posture.records import SecurityCheck
@@ -37,6 +38,7 @@ def check_instances(
     # All six are new and the profiles are locked, so these are the latest of each type.
     scores = {instance_id: score_of(checks) for instance_id, checks in stored.items()}
     points = set_scores(connection, scores, "checks")
+    alert_falls(session, connection, points)
     with connection.pipeline():  # the entries need no answer each
         for instance_id, checks in stored.items():
             failed = any(check.status is CheckStatus.FAILED for check in checks)

@@ -196,7 +196,7 @@ def _layers(connection: Connection, ids: list[str]) -> dict[str, SecurityLayer]:
 
 
 def _violations(connection: Connection, ids: list[str]) -> dict[str, list[Violation]]:
-    """The worst :data:`MAX_ACTS` of each check type: any number of slight ones hides no grave one."""
+    """The worst :data:`MAX_ACTS` of each check: any number of slight ones hides no grave one."""
     rows = fetch(
         connection,
         "SELECT r.* FROM unnest(%s::text[]) AS u (instance_id) "

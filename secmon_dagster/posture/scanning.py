@@ -62,7 +62,7 @@ def _union(patterns: Mapping[str, str], flags: re.RegexFlag = re.NOFLAG) -> re.P
     return re.compile("|".join(f"(?P<{name}>{text})" for name, text in patterns.items()), flags)
 
 
-_SECRET_NAMES = r"(?i:\b(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?token)\b)"
+_CREDENTIAL_WORDS = r"(?i:\b(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?token)\b)"
 # Every quantifier is bounded, so a long text costs time in proportion to its length.
 _SECRETS = _union(
     {
@@ -76,7 +76,7 @@ _SECRETS = _union(
         "json_web_token": r"\beyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\."
         r"[A-Za-z0-9_-]{10,1000}",
         "url_credentials": r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,100}:[^\s/@]{1,200}@",
-        "assignment": _SECRET_NAMES + r"[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"']{8,200}",
+        "assignment": _CREDENTIAL_WORDS + r"[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"']{8,200}",
     }
 )
 _INJECTIONS = _union(
@@ -156,7 +156,7 @@ def _find(
         yield Finding(kind, str(match.lastgroup), where, match.start(), match.end(), severity)
 
 
-_NAMES_A_SECRET = re.compile(_SECRET_NAMES)
+_NAMES_A_SECRET = re.compile(_CREDENTIAL_WORDS)
 _SHORTEST_SECRET = 8
 
 

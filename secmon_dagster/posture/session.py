@@ -68,10 +68,14 @@ class Session:
         event_type: str | None = None,
         level: str = "info",
         execution_id: str | None = None,
-    ) -> None:
-        """Write an audit entry in the transaction of ``connection``: both are kept, or neither."""
+    ) -> str:
+        """Write an audit entry in the transaction of ``connection``: both are kept, or neither.
+
+        Returns:
+            The entry's id.
+        """
         known = {} if self.request_id is None else {"request_id": self.request_id}
-        enqueue(
+        return enqueue(
             connection,
             action=action,
             actor=self.actor,

@@ -402,8 +402,9 @@ def test_a_layer_is_not_loosened_by_who_looked_before_it_was_attached(
 
     def look_and_wait(connection, instance_id):
         found = look(connection, instance_id)
-        looked.set()
-        administrator.join(0.5)
+        if threading.current_thread() is operator:
+            looked.set()
+            administrator.join(0.5)
         return found
 
     monkeypatch.setattr(service, "layer_of_instance", look_and_wait)
@@ -524,6 +525,12 @@ def test_a_circle_of_any_length_is_refused_and_shown(agents):
         agents.add_sub_workflow(c, a)
     with pytest.raises(ConflictError):
         agents.add_sub_workflow(a, a)
+
+
+def test_a_workflow_stands_only_under_one_of_its_own_owner(agents):
+    own, foreign = (agents.create_workflow("w", owner_id=who).workflow_id for who in ("ada", "bob"))
+    with pytest.raises(ConflictError, match="belongs to 'bob'"):
+        agents.add_sub_workflow(own, foreign)
 
 
 def test_two_edges_that_would_close_a_circle_together_do_not_both_come_in(agents):
