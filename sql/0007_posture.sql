@@ -395,6 +395,9 @@ CREATE FUNCTION secmon.sees_every_row() RETURNS boolean
 LANGUAGE sql STABLE AS $$
   SELECT current_user <> 'secmon_reader' AND secmon.current_user_id() IS NULL
 $$;
+-- The one instance there is for an agent's own key; NULL for everyone else.
+CREATE FUNCTION secmon.current_instance_id() RETURNS text
+LANGUAGE sql STABLE AS $$ SELECT NULLIF(current_setting('secmon.instance_id', true), '') $$;
 -- In a policy (SELECT f()) is computed once a query, f() once a row: hundreds of rows a check.
 
 DO $$
@@ -406,6 +409,11 @@ BEGIN
     EXECUTE format('ALTER TABLE secmon.%I FORCE ROW LEVEL SECURITY', name);
     EXECUTE format('CREATE POLICY own_rows ON secmon.%I USING ((SELECT secmon.sees_every_row()) '
       'OR owner_id = (SELECT secmon.current_user_id()))', name);
+  END LOOP;
+  FOREACH name IN ARRAY ARRAY['agent_instances', 'workflow_executions'] LOOP
+    EXECUTE format('CREATE POLICY own_instance ON secmon.%I AS RESTRICTIVE USING ('
+      '(SELECT secmon.current_instance_id()) IS NULL '
+      'OR instance_id = (SELECT secmon.current_instance_id()))', name);
   END LOOP;
   -- What hangs on an instance is seen with the instance: the subquery is under its policy.
   FOREACH name IN ARRAY ARRAY['security_profiles', 'instance_activities', 'security_violations',

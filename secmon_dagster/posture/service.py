@@ -308,7 +308,16 @@ class SecurityMonitoringService(ActivityReports):
         )
         with self._session.begin() as connection:
             require_workflow(connection, workflow_id)
-            return track(connection, workflow_id, kind, execution)
+            pattern = track(connection, workflow_id, kind, execution)
+            # Somebody's word, unlike what is counted of runs.
+            self._session.record(
+                connection,
+                "track_workflow_pattern",
+                "agent_workflow",
+                resource_id=workflow_id,
+                details={"pattern_type": kind, **asdict(execution)},
+            )
+            return pattern
 
     def get_successful_patterns(
         self, min_success_rate: float = 80, *, limit: int = 100

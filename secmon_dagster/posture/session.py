@@ -53,9 +53,16 @@ class Session:
         if self.user_id is None:
             yield
             return
-        connection.execute("SELECT set_config('secmon.user_id', '', true)")
+        now = connection.execute(
+            "SELECT current_setting('secmon.user_id'), current_setting('secmon.instance_id')"
+        ).fetchone()
+        put = (
+            "SELECT set_config('secmon.user_id', %s, true), "
+            "set_config('secmon.instance_id', %s, true)"
+        )
+        connection.execute(put, ("", ""))
         yield
-        connection.execute("SELECT set_config('secmon.user_id', %s, true)", (self.user_id,))
+        connection.execute(put, now)
 
     def record(
         self,

@@ -565,6 +565,16 @@ def test_children_are_listed_in_order_with_their_names(agents):
     assert second.workflow_type == "parallel"
 
 
+def test_what_somebody_says_of_a_pattern_is_in_the_audit_chain(security, agents, database):
+    workflow = agents.create_workflow("w").workflow_id
+    security.track_workflow_pattern(workflow, "successful", {"duration_ms": 1, "success": True})
+    with database.admin() as admin:
+        found = admin.execute(
+            "SELECT resource_id FROM secmon.audit_outbox WHERE action = 'track_workflow_pattern'"
+        ).fetchall()
+    assert found == [(workflow,)]
+
+
 # --- SQL and row-level security -------------------------------------------------------------------
 
 
