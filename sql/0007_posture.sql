@@ -180,6 +180,8 @@ CREATE INDEX sub_workflows_child ON secmon.sub_workflows (child_workflow_id);
 CREATE TABLE secmon.workflow_executions (
   execution_id text PRIMARY KEY DEFAULT gen_random_uuid()::text,
   owner_id     text NOT NULL CHECK (owner_id <> ''),
+  -- Who asked for it, and so for its runs: not always whose workflow it is.
+  requested_by text NOT NULL CHECK (requested_by <> ''),
   workflow_id  text NOT NULL REFERENCES secmon.agent_workflows ON DELETE CASCADE,
   instance_id  text REFERENCES secmon.agent_instances ON DELETE SET NULL,
   input_data   jsonb NOT NULL DEFAULT '{}'::jsonb,
@@ -393,6 +395,9 @@ CREATE FUNCTION secmon.sees_every_row() RETURNS boolean
 LANGUAGE sql STABLE AS $$
   SELECT current_user <> 'secmon_reader' AND secmon.current_user_id() IS NULL
 $$;
+-- The one instance there is for an agent's own key; NULL for everyone else.
+CREATE FUNCTION secmon.current_instance_id() RETURNS text
+LANGUAGE sql STABLE AS $$ SELECT NULLIF(current_setting('secmon.instance_id', true), '') $$;
 -- In a policy (SELECT f()) is computed once a query, f() once a row: hundreds of rows a check.
 
 DO $$
@@ -404,6 +409,11 @@ BEGIN
     EXECUTE format('ALTER TABLE secmon.%I FORCE ROW LEVEL SECURITY', name);
     EXECUTE format('CREATE POLICY own_rows ON secmon.%I USING ((SELECT secmon.sees_every_row()) '
       'OR owner_id = (SELECT secmon.current_user_id()))', name);
+  END LOOP;
+  FOREACH name IN ARRAY ARRAY['agent_instances', 'workflow_executions'] LOOP
+    EXECUTE format('CREATE POLICY own_instance ON secmon.%I AS RESTRICTIVE USING ('
+      '(SELECT secmon.current_instance_id()) IS NULL '
+      'OR instance_id = (SELECT secmon.current_instance_id()))', name);
   END LOOP;
   -- What hangs on an instance is seen with the instance: the subquery is under its policy.
   FOREACH name IN ARRAY ARRAY['security_profiles', 'instance_activities', 'security_violations',

@@ -15,7 +15,7 @@ from secmon_dagster.api.schemas import (
     WorkflowIn,
 )
 from secmon_dagster.api.work import Operates, Pages, Reads
-from secmon_dagster.errors import NotFoundError
+from secmon_dagster.errors import NotFoundError, PermissionDeniedError
 from secmon_dagster.posture import (
     AgentInstance,
     AgentManagementService,
@@ -30,6 +30,8 @@ router = APIRouter(prefix="/api/agent", tags=["agent"])
 @router.post("/instances", status_code=201, response_model=AgentInstance)
 def create_instance(call: Operates, body: InstanceIn) -> Response:
     """Declare an agent."""
+    if call.who.instance_id is not None:
+        raise PermissionDeniedError("The key of one agent declares no other")
     return call.write(
         lambda session: AgentManagementService(session).create_instance(**body.model_dump()),
         body=body,

@@ -34,17 +34,18 @@ def _trail(session: Session, limit: int, before: int | None, **filters: str | No
             _COLUMNS + "WHERE seq < %s AND (%s::text IS NULL OR actor = %s) "
             "AND (%s::text IS NULL OR resource_type = %s) "
             "AND (%s::text IS NULL OR resource_id = %s) "
-            "AND (%s::text IS NULL OR execution_id = %s) ORDER BY seq DESC LIMIT %s",
+            "AND (%s::text IS NULL OR execution_id = %s) "
+            "AND (%s::text IS NULL OR resource_id = %s) ORDER BY seq DESC LIMIT %s",
             2**63 - 1 if before is None else before,
             *(value for wanted in filters.values() for value in (wanted, wanted)),
             limit,
         )
 
 
-def _visible(session: Session, entry_id: str) -> Any:
+def _visible(session: Session, entry_id: str, instance_id: str | None) -> Any:
     with session.begin() as connection:
         entry = fetch_one(connection, _COLUMNS + "WHERE entry_id = %s", entry_id)
-    if entry is None:
+    if entry is None or instance_id not in (None, entry["resource_id"]):
         raise NotFoundError(f"There is no audit entry {entry_id!r}")
     return entry
 
@@ -59,7 +60,10 @@ def get_trail(
     limit: Limit = 100,
     before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
 ) -> Response:
-    """Entries, newest first: the caller's own and those of their runs; all for approvers."""
+    """Entries, newest first: the caller's own and those of their runs; all for approvers.
+
+    The key of one agent sees those about that agent.
+    """
     return call.read(
         lambda session: _trail(
             session,
@@ -69,6 +73,7 @@ def get_trail(
             resource_type=resource_type,
             resource_id=resource_id,
             execution_id=execution_id,
+            instance_id=call.who.instance_id,
         ),
         after=lambda entry: int(entry["seq"]),
         cursor="before",
@@ -79,7 +84,7 @@ def get_trail(
 @router.get("/entries/{entry_id}")
 def get_entry(call: Reads, entry_id: EntryId) -> Response:
     """One entry."""
-    return call.read(lambda session: _visible(session, entry_id))
+    return call.read(lambda session: _visible(session, entry_id, call.who.instance_id))
 
 
 @router.get("/entries/{entry_id}/proof", responses=documented(500))
@@ -87,7 +92,7 @@ def get_proof(call: Reads, entry_id: EntryId) -> Response:
     """A proof, checkable offline, that the entry is under the latest checkpoint."""
 
     def prove(session: Session) -> Any:
-        _visible(session, entry_id)
+        _visible(session, entry_id, call.who.instance_id)
         with session.begin() as connection:
             covered = fetch_one(
                 connection,

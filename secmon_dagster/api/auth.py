@@ -144,6 +144,11 @@ def _admitted(request: Request) -> Principal:
     budget = budget_of(row)
     request.state.budget = budget
     if not row["allowed"]:
+        if row["instance_id"] is not None and budget.quota < get_settings().api_requests_per_minute:
+            # Its layer's limit, not the platform's: being held back is evidence about it.
+            SecurityMonitoringService(Session.open(user_id=row["user_id"])).log_throttled_call(
+                row["instance_id"], _call(request), Credential("api_key", key_id)
+            )
         raise RateLimitedError(
             f"{budget.quota} requests a minute are allowed; try again in {budget.reset_seconds} s",
             retry_after=budget.reset_seconds,
@@ -160,11 +165,15 @@ def _stay_within_binding(request: Request, who: Principal) -> None:
     service = SecurityMonitoringService(Session.open())
     service.log_denied_call(
         who.instance_id,
-        f"{request.method} {request.url.path}"[:200],
+        _call(request),
         who.credential,
         out_of_bounds=True,
     )
     raise NotFoundError(f"There is no agent instance {asked!r}")
+
+
+def _call(request: Request) -> str:
+    return f"{request.method} {request.url.path}".replace("\x00", "")[:200]
 
 
 def _note_refusal(request: Request, user_id: str, key_id: str, state: str) -> None:
@@ -176,7 +185,7 @@ def _note_refusal(request: Request, user_id: str, key_id: str, state: str) -> No
     try:
         service.log_denied_call(
             asked,
-            f"{request.method} {request.url.path}"[:200],
+            _call(request),
             Credential("api_key", key_id, error=state),
         )
     except NotFoundError:

@@ -42,15 +42,15 @@ def list_models(call: Reads, page: Pages) -> Response:
     )
 
 
-@router.post("/models/{model_id}/run", responses=documented(500))
+@router.post("/models/{model_id}/run", responses=documented(409, 500))
 def run_check(call: Operates, model_id: ModelId, body: WindowIn) -> Response:
     """Check rows now. Rows that can't be compared end as a failed check, not as an error."""
 
-    def check(_: Any) -> Any:
+    def check() -> Any:
         rows = pd.DataFrame(body.input_data)
         return get_drift_scheduler().run_scheduled(model_id, input_data=rows).to_dict()
 
-    return call.write(check, body=body)
+    return call.do(check, body=body)
 
 
 @router.get("/history")

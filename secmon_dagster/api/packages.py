@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -21,6 +22,7 @@ from secmon_dagster.api.auth import Approver, Operator, Reader
 from secmon_dagster.api.byte_ranges import Span, UnsatisfiableError, choose, matches
 from secmon_dagster.api.problems import documented
 from secmon_dagster.api.schemas import IdempotencyKey, IfNoneMatch, Limit
+from secmon_dagster.api.work import Operates, Reads
 from secmon_dagster.database import transaction
 from secmon_dagster.errors import (
     ApprovalRequiredError,
@@ -36,6 +38,7 @@ from secmon_dagster.gate import Artifact, Gatekeeper, Outcome, approval, history
 from secmon_dagster.gate.artifact import safe_file_name
 from secmon_dagster.gate.gatekeeper import Release
 from secmon_dagster.gate.sealed import SealedFile
+from secmon_dagster.posture.session import Session
 from secmon_dagster.settings import get_settings
 
 router = APIRouter(tags=["packages"])
@@ -80,8 +83,7 @@ def gatekeeper() -> Gatekeeper:
 
 @router.post("/packages", status_code=201, responses=documented(409, 413))
 def upload(
-    request: Request,
-    who: Operator,
+    call: Operates,
     name: Annotated[str, Query(min_length=1, max_length=4096)],
     content: Annotated[bytes, Body(media_type="application/octet-stream")],
     type: Annotated[str, Query(min_length=1, max_length=200)] = "model",
@@ -90,21 +92,29 @@ def upload(
     monitoring_script: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Response:
     """Store a file as a sensitive artifact. It is checked when it is first asked for."""
-    identity = uuid.uuid4().hex
-    folder = get_settings().home / "artifacts" / "uploads" / identity
-    folder.mkdir(parents=True, mode=0o700)
-    path = folder / safe_file_name(file_name or name)
-    path.write_bytes(content)
-    made = gatekeeper().register(
-        path,
-        name,
-        type,
-        who.user_id,
-        artifact_id=identity,
-        require_approval=require_approval,
-        monitoring_script=monitoring_script,
-    )
-    return _json(_artifact(made), 201, {"Location": f"/packages/{made.id}"})
+
+    def store() -> dict[str, Any]:
+        identity = uuid.uuid4().hex
+        folder = get_settings().home / "artifacts" / "uploads" / identity
+        folder.mkdir(parents=True, mode=0o700)
+        try:
+            path = folder / safe_file_name(file_name or name)
+            path.write_bytes(content)
+            made = gatekeeper().register(
+                path,
+                name,
+                type,
+                call.who.user_id,
+                artifact_id=identity,
+                require_approval=require_approval,
+                monitoring_script=monitoring_script,
+            )
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        return _artifact(made)
+
+    return call.do(store, body=content, status=201, location=lambda made: f"/packages/{made['id']}")
 
 
 BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -170,20 +180,28 @@ def download(
 
 
 @router.get("/packages/{artifact_id}/history")
-def checks(artifact_id: ArtifactId, who: Reader, limit: Limit = 20) -> Response:
+def checks(artifact_id: ArtifactId, call: Reads, limit: Limit = 20) -> Response:
     """The checks of an artifact, the newest first."""
-    gatekeeper().find(artifact_id)
-    found = history.history(artifact_id=artifact_id, limit=limit)
-    return _json([verdict.to_dict() for verdict in found])
+
+    def found(_: Session) -> list[dict[str, Any]]:
+        gatekeeper().find(artifact_id)
+        verdicts = history.history(artifact_id=artifact_id, limit=limit)
+        return [verdict.to_dict() for verdict in verdicts]
+
+    return call.read(found)
 
 
 @router.get("/packages/{artifact_id}/history/{check_id}")
-def check(artifact_id: ArtifactId, check_id: ApprovalId, who: Reader) -> Response:
+def check(artifact_id: ArtifactId, check_id: ApprovalId, call: Reads) -> Response:
     """One check."""
-    found = history.find_check(check_id)
-    if found is None or found.result.artifact_id != artifact_id:
-        raise NotFoundError(f"artifact {artifact_id!r} has no check {check_id!r}")
-    return _json(found.to_dict())
+
+    def verdict(_: Session) -> dict[str, Any]:
+        found = history.find_check(check_id)
+        if found is None or found.result.artifact_id != artifact_id:
+            raise NotFoundError(f"artifact {artifact_id!r} has no check {check_id!r}")
+        return found.to_dict()
+
+    return call.read(verdict)
 
 
 @router.post("/packages/{artifact_id}/approvals", status_code=201, responses=documented(409))
@@ -206,11 +224,15 @@ def request_approval(
 
 
 @router.get("/packages/{artifact_id}/approvals")
-def approvals(artifact_id: ArtifactId, who: Reader, limit: Limit = 100) -> Response:
+def approvals(artifact_id: ArtifactId, call: Reads, limit: Limit = 100) -> Response:
     """The approvals of an artifact, the newest first."""
-    with transaction() as connection:
-        found = approval.listed(connection, artifact_id=artifact_id, limit=limit)
-    return _json([one.to_dict() for one in found])
+
+    def found(_: Session) -> list[dict[str, Any]]:
+        with transaction() as connection:
+            listed = approval.listed(connection, artifact_id=artifact_id, limit=limit)
+        return [one.to_dict() for one in listed]
+
+    return call.read(found)
 
 
 @router.get("/approvals/{approval_id}")

@@ -47,7 +47,8 @@ def get_usage(
             return fetch(
                 connection,
                 "SELECT * FROM step_usage WHERE (%s::text IS NULL OR run_id = %s) "
-                "AND (%s::text IS NULL OR job_name = %s) ORDER BY ended_at DESC LIMIT %s",
+                "AND (%s::text IS NULL OR job_name = %s) "
+                "ORDER BY ended_at DESC, run_id, step_key, attempt LIMIT %s",
                 run_id,
                 run_id,
                 job_name,

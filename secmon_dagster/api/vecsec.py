@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from secmon_dagster.api.auth import Operator, Reader
+from secmon_dagster.api.auth import Reader
 from secmon_dagster.api.problems import documented
+from secmon_dagster.api.work import Operates
 from secmon_dagster.orchestration.prompts import detector_in_use
 from secmon_dagster.vecsec import AttackType, TrainingRow
 from secmon_dagster.vecsec.events import analyze_and_record
@@ -95,8 +96,10 @@ def retrieve_documents(who: Reader, body: RetrieveIn) -> list[dict[str, Any]]:
     return [asdict(document) for document in found]
 
 
-@router.post("/feedback", status_code=202, response_model=FeedbackOut, responses=documented(413))
-def feedback(who: Operator, body: FeedbackIn) -> dict[str, int]:
+@router.post(
+    "/feedback", status_code=202, response_model=FeedbackOut, responses=documented(409, 413)
+)
+def feedback(call: Operates, body: FeedbackIn) -> Response:
     """Keep a label for the next round of learning; the caller is its source."""
-    row = TrainingRow(body.text, body.label, body.family, body.attack_type, who.user_id)
-    return {"kept": give_feedback([row])}
+    row = TrainingRow(body.text, body.label, body.family, body.attack_type, call.who.user_id)
+    return call.do(lambda: {"kept": give_feedback([row])}, body=body, status=202)

@@ -55,13 +55,14 @@ def close_pools() -> None:
 
 @contextmanager
 def transaction(
-    role: Role = Role.SERVICE, *, user_id: str | None = None
+    role: Role = Role.SERVICE, *, user_id: str | None = None, instance_id: str | None = None
 ) -> Iterator[psycopg.Connection[Any]]:
     """A pooled connection inside one transaction: committed on exit, rolled back on an error.
 
     Args:
         role: whose rights it has.
         user_id: who asks, for row-level security; holds for this transaction only.
+        instance_id: the one agent instance that exists for who asks; None means all of theirs.
 
     Raises:
         DatabaseUnavailableError: nothing answers, or the role may not connect.
@@ -73,7 +74,11 @@ def transaction(
         raise unavailable(psycopg.OperationalError(_reason(role, timeout))) from None
     try:
         # SET LOCAL takes no bind parameter; set_config(…, true) is the same thing that does.
-        connection.execute("SELECT set_config('secmon.user_id', %s, true)", (user_id or "",))
+        connection.execute(
+            "SELECT set_config('secmon.user_id', %s, true), "
+            "set_config('secmon.instance_id', %s, true)",
+            (user_id or "", instance_id or ""),
+        )
         yield connection
     except BaseException as failure:
         borrowed.__exit__(type(failure), failure, failure.__traceback__)

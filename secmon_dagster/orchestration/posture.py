@@ -1,5 +1,6 @@
 """Posture in Dagster: resources, ops, and the rules that bite on runs."""
 
+import logging
 from typing import Any
 
 import dagster as dg
@@ -19,8 +20,13 @@ from secmon_dagster.posture import (
 from secmon_dagster.posture.approvals import mark_delivered, undelivered_decisions
 from secmon_dagster.posture.executions import INSTANCE_TAG, WORKFLOW_TAG
 from secmon_dagster.posture.patterns import ExecutionData, discovered_workflow, track_run
-from secmon_dagster.posture.violations import due_terminations, mark_terminated
+from secmon_dagster.posture.violations import (
+    CHECK_OF_VIOLATION,
+    due_terminations,
+    mark_terminated,
+)
 
+_log = logging.getLogger(__name__)
 # Violations taken in by one tick.
 _AT_ONCE = 200
 
@@ -68,24 +74,30 @@ def track_dagster_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
     session = Session.open(actor="workflow_patterns")
     stats = instance.get_run_stats(run.run_id)
     started, ended = stats.start_time, stats.end_time
+    if run.status is dg.DagsterRunStatus.CANCELED and not started:
+        return 0  # denied or withdrawn in the queue: nothing was executed
     duration = max(0.0, (ended - started) * 1000) if started and ended else 0.0
     instance_id = run.tags.get(INSTANCE_TAG)
     with session.begin() as connection:
         workflow_id = run.tags.get(WORKFLOW_TAG) or discovered_workflow(
             connection, actor_of(run), run.job_name
         )
-        score, clean = None, True
+        # From the executor's entries: the violations made of them may not be there yet, and runs
+        # without an instance have none.
+        broken = connection.execute(
+            "SELECT FROM audit_entries WHERE action = 'LIMIT_VIOLATION' AND execution_id = %s "
+            "UNION ALL SELECT FROM security_violations WHERE run_id = %s LIMIT 1",
+            (run.run_id, run.run_id),
+        ).fetchone()
+        score = None
         if instance_id is not None:
             row = connection.execute(
-                "SELECT p.security_score, NOT EXISTS (SELECT FROM security_violations v "
-                "WHERE v.instance_id = p.instance_id AND v.run_id = %s) "
-                "FROM security_profiles p WHERE p.instance_id = %s",
-                (run.run_id, instance_id),
+                "SELECT security_score FROM security_profiles WHERE instance_id = %s",
+                (instance_id,),
             ).fetchone()
-            if row is not None:
-                score, clean = float(row[0]), row[1]
+            score = None if row is None else float(row[0])
         execution = ExecutionData(duration, run.is_success, score)
-        return len(track_run(connection, workflow_id, run.run_id, execution, clean))
+        return len(track_run(connection, workflow_id, run.run_id, execution, broken is None))
 
 
 def take_in_violations(instance: dg.DagsterInstance, cursor: int) -> int:
@@ -107,13 +119,15 @@ def take_in_violations(instance: dg.DagsterInstance, cursor: int) -> int:
         instance_id = None if run is None else run.tags.get(INSTANCE_TAG)
         if instance_id is None:
             continue
-        seen = orjson.loads(data)
+        seen = _reported(data)
+        if seen is None:
+            # Whoever may append to the chain can write such an entry; it stops no rule.
+            _log.warning("audit entry %s is no violation that can be read", entry_id)
+            continue
         try:
             service.report_violation(
                 instance_id,
-                seen["type"],
-                Severity(seen["severity"]),
-                str(seen.get("message", seen["type"])),
+                *seen,
                 details={"audit_entry_id": entry_id},
                 run_id=run_id,
                 source_id=entry_id,
@@ -121,6 +135,18 @@ def take_in_violations(instance: dg.DagsterInstance, cursor: int) -> int:
         except NotFoundError:
             continue  # the instance is gone; what its run did is in the chain all the same
     return cursor
+
+
+def _reported(data: str | None) -> tuple[str, Severity, str] | None:
+    """Kind, severity and message of an entry; None if it doesn't have them."""
+    try:
+        seen = orjson.loads(data or "")
+        kind, severity = seen["type"], Severity(seen["severity"])
+        known = kind in CHECK_OF_VIOLATION
+    except (ValueError, KeyError, TypeError):
+        return None
+    message = str(seen.get("message", kind)).replace("\x00", "")
+    return (kind, severity, message) if known else None
 
 
 def end_runs_of_offenders(instance: dg.DagsterInstance) -> list[str]:
@@ -143,10 +169,31 @@ def end_runs_of_offenders(instance: dg.DagsterInstance) -> list[str]:
                 ],
             )
         )
-        cancelled = [r.run_id for r in runs if instance.run_coordinator.cancel_run(r.run_id)]
-        mark_terminated(session, violation_id, instance_id, cancelled)
+        cancelled = [r.run_id for r in runs if _cancel(instance, r.run_id)]
+        left = [
+            r.run_id for r in runs if r.run_id not in cancelled and not _is_over(instance, r.run_id)
+        ]
+        if left:
+            # Still due: the next tick tries them again.
+            _log.error("runs of instance %s can't be cancelled: %s", instance_id, ", ".join(left))
+        if cancelled or not left:
+            mark_terminated(session, violation_id, instance_id, cancelled, done=not left)
         ended += cancelled
     return ended
+
+
+def _cancel(instance: dg.DagsterInstance, run_id: str) -> bool:
+    try:
+        return instance.run_coordinator.cancel_run(run_id)
+    except Exception:
+        # Its launcher may be out of reach; the runs of others are not kept waiting for that.
+        _log.exception("run %s can't be cancelled", run_id)
+        return False
+
+
+def _is_over(instance: dg.DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is None or run.is_finished
 
 
 def deliver_decisions(instance: dg.DagsterInstance) -> int:
@@ -163,7 +210,10 @@ def deliver_decisions(instance: dg.DagsterInstance) -> int:
             instance.add_run_tags(
                 decision.run_id, {APPROVAL_TAG: decision.state, "secmon/decided-by": by}
             )
-            if decision.state == "denied":
-                instance.run_coordinator.cancel_run(decision.run_id)
+            denied = decision.state == "denied"
+            if denied and not (
+                _cancel(instance, decision.run_id) or _is_over(instance, decision.run_id)
+            ):
+                continue  # the next tick tries it again
         mark_delivered(session, decision.run_id)
     return len(decisions)

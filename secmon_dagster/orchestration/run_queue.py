@@ -18,14 +18,27 @@ from typing import Any
 import dagster as dg
 
 from secmon_dagster.errors import SecmonError
+from secmon_dagster.limits import LAYER_TAG
 from secmon_dagster.orchestration.actor import actor_of
 from secmon_dagster.posture import MonitoringMode, SecurityMonitoringService, Session
 from secmon_dagster.posture.approvals import request_approval
 from secmon_dagster.posture.executions import INSTANCE_TAG
 
-LAYER_TAG = "secmon/layer"
 APPROVAL_TAG = "secmon/approval"
 PENDING = "pending"
+
+
+def rules_of(session: Session, instance_id: str) -> tuple[str, bool]:
+    """The layer of an instance, and whether its runs wait for a second person.
+
+    Raises:
+        NotFoundError: no such instance, or no layer was attached to it.
+    """
+    service = SecurityMonitoringService(session)
+    profile = service.get_instance_security_profile(instance_id)
+    layer = service.get_security_layer(profile.layer_id)
+    passive = layer.monitoring_mode is MonitoringMode.PASSIVE
+    return layer.layer_id, layer.config.require_approval and not passive
 
 
 class LayeredRunCoordinator(dg.QueuedRunCoordinator):
@@ -49,13 +62,10 @@ class LayeredRunCoordinator(dg.QueuedRunCoordinator):
         if instance_id is None:
             return super().submit_run(context)
         session = Session.open(actor=actor_of(run))
-        service = SecurityMonitoringService(session)
         try:
-            profile = service.get_instance_security_profile(instance_id)
-            layer = service.get_security_layer(profile.layer_id)
-            tags = {LAYER_TAG: layer.layer_id}
-            held = layer.config.require_approval
-            if held and layer.monitoring_mode is not MonitoringMode.PASSIVE:
+            layer_id, held = rules_of(session, instance_id)
+            tags = {LAYER_TAG: layer_id}
+            if held:
                 # Whatever the tag said when the run was asked for, the decision is not the asker's.
                 tags[APPROVAL_TAG] = PENDING
                 request_approval(session, run.run_id, instance_id, run.job_name, actor_of(run))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import dagster as dg
 import psutil
 
+from secmon_dagster.limits import LAYER_TAG
+from secmon_dagster.orchestration.run_queue import rules_of
 from secmon_dagster.posture import Session
 from secmon_dagster.posture.executions import (
     EXECUTION_TAG,
+    INSTANCE_TAG,
     NODE_TAG,
     PARENT_RUN_TAG,
     advance,
     open_executions,
 )
+from secmon_dagster.posture.scanning import redact
 from secmon_dagster.posture.workflows import Node, NodeStatus, RunReport
 
 # A node's run is never retried by Dagster: what beneath it saw a failure would see it undone.
@@ -64,8 +70,10 @@ def metrics_of(instance: dg.DagsterInstance, run_id: str) -> dict[str, float]:
         for holder in ("materialization", "asset_observation"):
             metadata = getattr(getattr(data, holder, None), "metadata", metadata)
         for name, value in (metadata or {}).items():
-            if isinstance(value, _NUMBERS) and value.value is not None:
-                metrics[name] = float(value.value)
+            number = value.value if isinstance(value, _NUMBERS) else None
+            # What no database keeps (NaN, or beyond a double) is no number to compare with.
+            if number is not None and abs(number) <= sys.float_info.max:
+                metrics[name] = float(number)
     stats = instance.get_run_stats(run_id)
     if stats.start_time is not None and stats.end_time is not None:
         metrics["duration_ms"] = (stats.end_time - stats.start_time) * 1000
@@ -79,12 +87,14 @@ class DaemonRuns:
     also after a restart in the middle of a tick.
 
     Args:
-        jobs: the names of the jobs there are.
+        jobs: the jobs there are, by name.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, jobs: Iterable[str]) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, jobs: Mapping[str, Callable[[], dg.JobDefinition]]
+    ) -> None:
         self._instance = instance
-        self._jobs = frozenset(jobs)
+        self._jobs = jobs
         self.requests: list[dg.RunRequest] = []
 
     def launch(self, node: Node, tags: Mapping[str, str]) -> str | None:
@@ -93,6 +103,10 @@ class DaemonRuns:
             return f"there is no job {node.job_name!r} in this code location"
         if node.run_id is None and run_of_node(self._instance, node.node_id) is not None:
             return None
+        # The daemon would fail the whole tick over it, and everyone's nodes with this one.
+        unfit = _unfit(self._jobs[node.job_name](), node.run_config)
+        if unfit is not None:
+            return unfit
         self.requests.append(
             dg.RunRequest(
                 run_key=node.node_id,
@@ -133,9 +147,17 @@ class LocalRuns:
         if run_of_node(self._instance, node.node_id) is not None:
             return None
         try:
-            job_in(self._module, node.job_name)
+            unfit = _unfit(job_in(self._module, node.job_name), node.run_config)
         except dg.DagsterInvariantViolationError:
             return f"there is no job {node.job_name!r} in {self._module}"
+        if unfit is not None:
+            return unfit
+        layer = {}
+        if INSTANCE_TAG in tags:
+            # What the run queue does, which these runs pass by.
+            layer[LAYER_TAG], held = rules_of(Session.open(), tags[INSTANCE_TAG])
+            if held:
+                return "its layer asks for a second person's approval; only the daemon waits for it"
         job = dg.build_reconstructable_job(
             "secmon_dagster.orchestration.workflows",
             "job_in",
@@ -145,7 +167,7 @@ class LocalRuns:
             job,
             instance=self._instance,
             run_config=node.run_config,
-            tags={**tags, **_NO_RETRY},
+            tags={**tags, **layer, **_NO_RETRY},
             raise_on_error=False,
         )
         return None
@@ -181,7 +203,6 @@ def job_in(module: str, name: str) -> dg.JobDefinition:
 def workflow_sensor(jobs: Iterable[Any]) -> dg.SensorDefinition:
     """The sensor that drives executions; it may launch each of ``jobs``."""
     targets = list(jobs)
-    names = [job.name for job in targets]
 
     @dg.sensor(
         name="workflow_executions",
@@ -192,12 +213,29 @@ def workflow_sensor(jobs: Iterable[Any]) -> dg.SensorDefinition:
     )
     def workflow_executions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         session = Session.open(actor="workflow_executions")
-        runs = DaemonRuns(context.instance, names)
+        location = context.repository_def
+        assert location is not None
+        there = {job.name: partial(location.get_job, job.name) for job in targets}
+        runs = DaemonRuns(context.instance, there)
         for execution_id in open_executions(session):
-            advance(session, execution_id, runs)
+            try:
+                advance(session, execution_id, runs)
+            except Exception:
+                # Every other tenant's execution goes on; this one is tried again.
+                context.log.exception("execution %s can't be advanced", execution_id)
         return dg.SensorResult(run_requests=runs.requests)
 
     return workflow_executions
+
+
+def _unfit(job: dg.JobDefinition, run_config: Mapping[str, Any]) -> str | None:
+    """Why the job doesn't take this run config; None if it does."""
+    try:
+        dg.validate_run_config(job, dict(run_config))
+    except dg.DagsterInvalidConfigError as invalid:
+        said = redact("; ".join(invalid.error_messages))
+        return f"its run config does not fit job {job.name!r}: {said}"[:1000]
+    return None
 
 
 def _lost_its_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

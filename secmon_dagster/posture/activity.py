@@ -231,7 +231,7 @@ def _over_rate(
     if hit["allowed"]:
         return None
     if layer.monitoring_mode is not MonitoringMode.PASSIVE:
-        _note_throttling(session, connection, instance, layer, action, credential)
+        note_throttling(session, connection, instance, layer, action, credential)
     seconds = math.ceil(hit["reset_seconds"])
     return ThrottledError(
         f"This instance may act {limit} times a minute under {layer.name!r}; "
@@ -241,7 +241,7 @@ def _over_rate(
     )
 
 
-def _note_throttling(
+def note_throttling(
     session: Session,
     connection: Connection,
     instance: AgentInstance,
@@ -249,6 +249,7 @@ def _note_throttling(
     action: str,
     credential: Credential,
 ) -> None:
+    """Keep that an instance was over its layer's rate: an act and a violation, once a minute."""
     # The first refusal of a minute says it all; one row each would let an agent fill the disk.
     noted = fetch_one(
         connection,

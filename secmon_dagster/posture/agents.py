@@ -239,6 +239,12 @@ class AgentManagementService:
             connection.execute("LOCK TABLE sub_workflows IN SHARE ROW EXCLUSIVE MODE")
             parent = require_workflow(connection, parent_workflow_id)
             child = require_workflow(connection, child_workflow_id)
+            if parent.owner_id != child.owner_id:
+                # Its owner could see neither the whole tree nor a circle in it.
+                raise ConflictError(
+                    f"{child.name!r} belongs to {child.owner_id!r}, {parent.name!r} to "
+                    f"{parent.owner_id!r}; a workflow stands only under one of its own owner"
+                )
             self._refuse_circle(connection, parent, child)
             added = fetch_one(
                 connection,

@@ -2,73 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from psycopg.types.json import Jsonb
 
-from secmon_dagster.audit import enqueue
+from secmon_dagster.posture.records import ScorePoint
 from secmon_dagster.posture.score import Band, is_lower
-from secmon_dagster.posture.session import Session
-from secmon_dagster.posture.store import fetch
+from secmon_dagster.posture.session import Connection, Session
+from secmon_dagster.posture.store import require_instance
 
 
-def alert_falls(after: int) -> int:
-    """Put an alert into the outbox for each fall behind step ``after`` of the history.
+def alert_falls(session: Session, connection: Connection, points: Mapping[str, ScorePoint]) -> None:
+    """Put an alert into the outbox for each step into a lower band.
 
-    The alert, its audit entry and their ids belong together: told again for the same step, it is
-    the same alert.
+    In the transaction of the step: a reader that follows the history by its ids would miss a step
+    that is committed after a later one.
 
-    Returns:
-        The last step looked at.
+    Args:
+        points: new steps by instance.
     """
-    session = Session.open(actor="posture_rules")
-    with session.begin() as connection:
-        rows = fetch(
+    for instance_id, point in points.items():
+        if point.previous is None or not is_lower(point.status, point.previous):
+            continue
+        level = "CRITICAL" if point.status is Band.COMPROMISED else "WARNING"
+        fall = {
+            "score": point.score,
+            "band": point.status,
+            "previous": point.previous,
+            "cause": point.cause,
+        }
+        entry_id = session.record(
             connection,
-            "SELECT h.*, i.name FROM security_score_history h JOIN agent_instances i "
-            "USING (instance_id) WHERE score_id > %s ORDER BY score_id LIMIT 1000",
-            after,
+            "score_fell",
+            "agent_instance",
+            resource_id=instance_id,
+            details=fall,
+            level="critical" if level == "CRITICAL" else "warn",
         )
-        for row in rows:
-            after = row["score_id"]
-            if row["previous"] is None or not is_lower(Band(row["status"]), Band(row["previous"])):
-                continue
-            alert_id = f"score-{row['score_id']}"
-            known = connection.execute(
-                "SELECT FROM alert_outbox WHERE alert_id = %s", (alert_id,)
-            ).fetchone()
-            if known is not None:
-                continue
-            level = "CRITICAL" if row["status"] == Band.COMPROMISED else "WARNING"
-            entry_id = enqueue(
-                connection,
-                action="score_fell",
-                actor=session.actor,
-                resource_type="agent_instance",
-                resource_id=row["instance_id"],
-                details={
-                    "score": float(row["score"]),
-                    "band": row["status"],
-                    "previous": row["previous"],
-                    "cause": row["cause"],
-                },
-                level="critical" if level == "CRITICAL" else "warn",
-            )
-            connection.execute(
-                "INSERT INTO alert_outbox (alert_id, source, subject_id, event, level, payload, "
-                "audit_entry_id) VALUES (%s, 'posture', %s, 'lowered', %s, %s, %s)",
-                (
-                    alert_id,
-                    row["instance_id"],
-                    level,
-                    Jsonb(
-                        {
-                            "name": row["name"],
-                            "score": float(row["score"]),
-                            "band": row["status"],
-                            "previous": row["previous"],
-                            "cause": row["cause"],
-                        }
-                    ),
-                    entry_id,
-                ),
-            )
-    return int(after)
+        name = require_instance(connection, instance_id).name
+        connection.execute(
+            "INSERT INTO alert_outbox (source, subject_id, event, level, payload, audit_entry_id) "
+            "VALUES ('posture', %s, 'lowered', %s, %s, %s)",
+            (instance_id, level, Jsonb({"name": name, **fall}), entry_id),
+        )

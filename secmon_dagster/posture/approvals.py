@@ -69,7 +69,7 @@ def list_approvals(
     with session.begin() as connection:
         rows = fetch(
             connection,
-            "SELECT * FROM run_approvals WHERE state = %s ORDER BY requested_at LIMIT %s",
+            "SELECT * FROM run_approvals WHERE state = %s ORDER BY requested_at, run_id LIMIT %s",
             state,
             limit,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from secmon_dagster.posture.alerts import alert_falls
 from secmon_dagster.posture.checks import run_all
 from secmon_dagster.posture.evidence import gather
 from secmon_dagster.posture.records import SecurityCheck
@@ -24,17 +25,20 @@ def check_instances(
 ) -> dict[str, list[SecurityCheck]]:
     """Run all six checks of each instance, store them, renew the scores, and leave an audit entry.
 
+    Args:
+        instance_ids: those the session may see.
+
     Returns:
         The stored results by instance, without those that aren't there (any more).
     """
-    results = {
-        evidence.instance.instance_id: run_all(evidence)
-        for evidence in gather(connection, instance_ids, detector)
-    }
+    with session.everyones_rows(connection):
+        evidence = gather(connection, instance_ids, detector)
+    results = {found.instance.instance_id: run_all(found) for found in evidence}
     stored = insert_checks(connection, results)
     # All six are new and the profiles are locked, so these are the latest of each type.
     scores = {instance_id: score_of(checks) for instance_id, checks in stored.items()}
     points = set_scores(connection, scores, "checks")
+    alert_falls(session, connection, points)
     with connection.pipeline():  # the entries need no answer each
         for instance_id, checks in stored.items():
             failed = any(check.status is CheckStatus.FAILED for check in checks)

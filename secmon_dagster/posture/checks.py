@@ -21,7 +21,12 @@ _NEARLY = 0.9
 
 def check_authentication(evidence: Evidence) -> CheckResult:
     """Recent calls carried credentials that were valid, unexpired and not shared."""
-    calls = [act for act in evidence.acts if act.auth_method == "api_key"]
+    # Its own, and those refused: that its owner could attach a layer says nothing of the instance.
+    calls = [
+        act
+        for act in evidence.acts
+        if act.auth_method == "api_key" and (act.source == "instance" or act.auth_error is not None)
+    ]
     invalid = [act.activity_id for act in calls if _was_invalid(act, evidence)]
     shared = sorted(
         use.key_id

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from secmon_dagster.posture.layers import SecurityLayer
 from secmon_dagster.posture.records import AgentInstance, Violation
 from secmon_dagster.posture.scanning import PromptDetector, scan_output, scan_prompt
+from secmon_dagster.posture.score import CheckType
 from secmon_dagster.posture.session import Connection
 from secmon_dagster.posture.store import Row, fetch, instance_of, layer_of, violation_of
 
@@ -128,12 +129,7 @@ def gather(
             MAX_ACTS,
         ).items()
     }
-    violations = {
-        key: [violation_of(row) for row in rows]
-        for key, rows in _newest(
-            connection, ids, "*", "security_violations", "at DESC", MAX_ACTS
-        ).items()
-    }
+    violations = _violations(connection, ids)
     texts = _texts(connection, ids, detector)
     keys = _keys(connection, acts)
     peaks = _peaks(connection, ids, layers)
@@ -197,6 +193,26 @@ def _layers(connection: Connection, ids: list[str]) -> dict[str, SecurityLayer]:
         ids,
     )
     return {row["whose"]: layer_of(row) for row in rows}
+
+
+def _violations(connection: Connection, ids: list[str]) -> dict[str, list[Violation]]:
+    """The worst :data:`MAX_ACTS` of each check: any number of slight ones hides no grave one."""
+    rows = fetch(
+        connection,
+        "SELECT r.* FROM unnest(%s::text[]) AS u (instance_id) "
+        "CROSS JOIN unnest(%s::text[]) AS t (check_type) CROSS JOIN LATERAL ("
+        "SELECT * FROM security_violations v WHERE v.instance_id = u.instance_id "
+        "AND v.check_type = t.check_type AND v.at > now() - %s::interval "
+        "ORDER BY severity DESC, at DESC LIMIT %s) r",
+        ids,
+        list(CheckType),
+        WINDOW,
+        MAX_ACTS,
+    )
+    grouped: dict[str, list[Violation]] = defaultdict(list)
+    for row in rows:
+        grouped[row["instance_id"]].append(violation_of(row))
+    return grouped
 
 
 def _texts(

@@ -74,9 +74,10 @@ def start(
                 )
         row = fetch_one(
             connection,
-            "INSERT INTO workflow_executions (owner_id, workflow_id, instance_id, input_data, "
-            "driver) VALUES (%s, %s, %s, %s, %s) RETURNING execution_id",
+            "INSERT INTO workflow_executions (owner_id, requested_by, workflow_id, instance_id, "
+            "input_data, driver) VALUES (%s, %s, %s, %s, %s, %s) RETURNING execution_id",
             root.owner_id,
+            session.actor,
             workflow_id,
             instance_id,
             Jsonb(dict(input_data)),
@@ -262,7 +263,9 @@ def _take_in(
     if report is None or (report.status is node.status and report.run_id == node.run_id):
         return
     metrics = dict(report.metrics)
-    if report.status.ended and execution.instance_id is not None and SCORE not in metrics:
+    if report.status.ended and execution.instance_id is not None:
+        # Whatever its run reports: an instance doesn't say how far it can be trusted.
+        metrics.pop(SCORE, None)
         profile = fetch_one(
             connection,
             "SELECT security_score FROM security_profiles WHERE instance_id = %s",
@@ -345,17 +348,18 @@ def _summary(nodes: Sequence[Node]) -> list[dict[str, Any]]:
 
 
 def _tags(connection: Connection, execution: WorkflowExecution, node: Node) -> dict[str, str]:
-    owner = fetch_one(
+    asked = fetch_one(
         connection,
-        "SELECT owner_id FROM workflow_executions WHERE execution_id = %s",
+        "SELECT requested_by FROM workflow_executions WHERE execution_id = %s",
         execution.execution_id,
     )
-    assert owner is not None
+    assert asked is not None
     tags = {
         NODE_TAG: node.node_id,
         EXECUTION_TAG: execution.execution_id,
         WORKFLOW_TAG: node.workflow_id,
-        USER_TAG: owner["owner_id"],
+        # A run that needs approval is decided by somebody else than this one.
+        USER_TAG: asked["requested_by"],
     }
     if execution.instance_id is not None:
         tags[INSTANCE_TAG] = execution.instance_id

@@ -88,6 +88,9 @@ def create_key(
     require_text("user_id", user_id, MAX_NAME)
     if role not in set(ApiRole):
         raise InvalidInputError.of("role", role, ", ".join(ApiRole))
+    if instance_id is not None and role not in (ApiRole.VIEWER, ApiRole.OPERATOR):
+        # These see every row and decide: an agent would approve its own runs.
+        raise InvalidInputError.of("role", role, "viewer or operator for a key of one instance")
     if not timedelta(seconds=1) <= lifetime <= LONGEST_LIFE:
         raise InvalidInputError.of("lifetime", str(lifetime), "1 second to 3650 days")
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
@@ -113,7 +116,12 @@ def create_key(
             "create_api_key",
             "api_key",
             resource_id=key_id,
-            details={"user_id": user_id, "role": role, "expires_at": key.expires_at.isoformat()},
+            details={
+                "user_id": user_id,
+                "role": role,
+                "instance_id": instance_id,
+                "expires_at": key.expires_at.isoformat(),
+            },
             event_type="config.change",
         )
     return key, f"secmon_{key_id}_{secret}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.posture.scanning import redact
 from secmon_dagster.posture.score import Band, CheckStatus, CheckType, Severity
 
 MAX_NAME = 200
@@ -131,6 +133,8 @@ class Activity:
 
     def __post_init__(self) -> None:
         require_text("action", self.action, MAX_NAME)
+        # It is named in violations, audit entries and answers.
+        object.__setattr__(self, "action", redact(self.action)[:MAX_NAME])
         require_json("details", self.details)
         if self.prompt is not None:
             require_text("prompt", self.prompt, MAX_PROMPT, empty=True)
@@ -145,11 +149,15 @@ def require_text(field_name: str, value: object, longest: int, *, empty: bool = 
         InvalidInputError: it is not, or holds half a surrogate pair, which UTF-8 can't.
     """
     shortest = 0 if empty else 1
+    # The text itself is not repeated: it may hold a secret, and errors reach logs.
     if not isinstance(value, str) or not shortest <= len(value) <= longest:
-        shown = value if not isinstance(value, str) or len(value) < 80 else f"{value[:77]}..."
-        raise InvalidInputError.of(field_name, shown, f"{shortest} to {longest} characters")
+        what = f"{len(value)} characters long" if isinstance(value, str) else type(value).__name__
+        raise InvalidInputError(
+            f"{field_name} is {what}; allowed: {shortest} to {longest} characters",
+            field=field_name,
+        )
     if not empty and "\x00" in value:
-        raise InvalidInputError.of(field_name, value[:80], "text without the NUL character")
+        raise InvalidInputError.of(field_name, "…", "text without the NUL character")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -167,8 +175,7 @@ def require_json(field_name: str, value: object) -> None:
 
     if not isinstance(value, Mapping):
         raise InvalidInputError.of(field_name, value, "a JSON object")
-    if _depth(value) > _MAX_DEPTH:
-        raise InvalidInputError.of(field_name, "…", f"at most {_MAX_DEPTH} levels")
+    _require_tree(field_name, value)
     try:
         encoded = orjson.dumps(dict(value))
     except (TypeError, orjson.JSONEncodeError) as unfit:
@@ -181,15 +188,15 @@ def require_json(field_name: str, value: object) -> None:
         raise InvalidInputError.of(field_name, "…", "text without the NUL character")
 
 
-def _depth(value: object) -> int:
-    deepest, todo = 0, [(value, 1)]
+def _require_tree(field_name: str, value: object) -> None:
+    todo = [(value, 1)]
     while todo:
         item, level = todo.pop()
-        deepest = max(deepest, level)
         if level > _MAX_DEPTH:
-            break
+            raise InvalidInputError.of(field_name, "…", f"at most {_MAX_DEPTH} levels")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise InvalidInputError.of(field_name, item, "finite numbers")
         if isinstance(item, Mapping):
             todo += [(inner, level + 1) for inner in item.values()]
         elif isinstance(item, list | tuple):
             todo += [(inner, level + 1) for inner in item]
-    return deepest

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from secmon_dagster.errors import InvalidInputError
-from secmon_dagster.posture.activity import LoggedActivity, insert_activity, log_activity
+from secmon_dagster.posture.activity import (
+    LoggedActivity,
+    insert_activity,
+    log_activity,
+    note_throttling,
+)
+from secmon_dagster.posture.layers import MonitoringMode
 from secmon_dagster.posture.records import Activity, Credential, Violation
 from secmon_dagster.posture.scanning import PromptDetector
 from secmon_dagster.posture.score import Severity
@@ -64,11 +70,25 @@ class ActivityReports:
         Args:
             out_of_bounds: the credential is good, but for another instance: a violation at once.
 
+        The first refusal of a key in a minute says it all: an ended key has no rate, and could
+        fill the disk and the audit chain.
+
         Raises:
             NotFoundError: no such instance.
         """
         with self._session.begin() as connection:
             require_instance(connection, instance_id)
+            noted = fetch(
+                connection,
+                "SELECT FROM instance_activities WHERE instance_id = %s AND key_id = %s "
+                "AND auth_error IS NOT DISTINCT FROM %s AND denied AND source = 'platform' "
+                "AND at > clock_timestamp() - interval '1 minute' LIMIT 1",
+                instance_id,
+                credential.key_id,
+                credential.error,
+            )
+            if noted:
+                return
             row = insert_activity(
                 connection, instance_id, Activity(call), credential, denied=True, platform=True
             )
@@ -85,6 +105,18 @@ class ActivityReports:
                 else f"a call with a key that is {credential.error}",
                 {"activity_id": row["activity_id"], "key_id": credential.key_id},
             )
+
+    def log_throttled_call(self, instance_id: str, call: str, credential: Credential) -> None:
+        """Keep that an instance's own key was held back at its layer's rate, as evidence.
+
+        Raises:
+            NotFoundError: no such instance.
+        """
+        with self._session.begin() as connection:
+            instance = require_instance(connection, instance_id)
+            layer = layer_of_instance(connection, instance_id)
+            if layer is not None and layer.monitoring_mode is not MonitoringMode.PASSIVE:
+                note_throttling(self._session, connection, instance, layer, call, credential)
 
     def get_activity_log(
         self, instance_id: str, *, limit: int = 100, before: int | None = None
@@ -165,7 +197,7 @@ class ActivityReports:
             rows = fetch(
                 connection,
                 "SELECT * FROM security_violations WHERE %s::text IS NULL OR instance_id = %s "
-                "ORDER BY at DESC LIMIT %s",
+                "ORDER BY at DESC, violation_id LIMIT %s",
                 instance_id,
                 instance_id,
                 limit,

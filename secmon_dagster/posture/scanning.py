@@ -62,6 +62,7 @@ def _union(patterns: Mapping[str, str], flags: re.RegexFlag = re.NOFLAG) -> re.P
     return re.compile("|".join(f"(?P<{name}>{text})" for name, text in patterns.items()), flags)
 
 
+_CREDENTIAL_WORDS = r"(?i:\b(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?token)\b)"
 # Every quantifier is bounded, so a long text costs time in proportion to its length.
 _SECRETS = _union(
     {
@@ -75,8 +76,7 @@ _SECRETS = _union(
         "json_web_token": r"\beyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\."
         r"[A-Za-z0-9_-]{10,1000}",
         "url_credentials": r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,100}:[^\s/@]{1,200}@",
-        "assignment": r"(?i:\b(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?token)\b"
-        r"[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"']{8,200})",
+        "assignment": _CREDENTIAL_WORDS + r"[\"']?\s{0,3}[:=]\s{0,3}[\"']?[^\s\"']{8,200}",
     }
 )
 _INJECTIONS = _union(
@@ -156,6 +156,10 @@ def _find(
         yield Finding(kind, str(match.lastgroup), where, match.start(), match.end(), severity)
 
 
+_NAMES_A_SECRET = re.compile(_CREDENTIAL_WORDS)
+_SHORTEST_SECRET = 8
+
+
 def redact(text: str) -> str:
     """``text`` with each secret replaced by its kind.
 
@@ -170,10 +174,17 @@ def redact_json(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {redact(str(key)): redact_json(item) for key, item in value.items()}
+        return {redact(str(key)): _redact_member(str(key), item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redact_json(item) for item in value]
     return value
+
+
+def _redact_member(key: str, item: Any) -> Any:
+    # What "password: …" is in a text.
+    if isinstance(item, str) and len(item) >= _SHORTEST_SECRET and _NAMES_A_SECRET.search(key):
+        return "[redacted: assignment]"
+    return redact_json(item)
 
 
 def worst(findings: Iterable[Finding]) -> Severity | None:

@@ -13,6 +13,7 @@ from jsonschema.exceptions import best_match
 from referencing import Registry
 
 from secmon_dagster.errors import InvalidInputError
+from secmon_dagster.posture.scanning import redact
 
 # A regular expression from outside can hang whoever evaluates it, and a reference to another
 # document would make this process fetch it.
@@ -65,7 +66,8 @@ def violation_of(schema: Mapping[str, Any], value: object) -> str | None:
     )
     if error is None:
         return None
-    where = "/".join(str(part) for part in error.absolute_path) or "the object itself"
+    # Names within the value are the sender's, too.
+    where = redact("/".join(str(part) for part in error.absolute_path)) or "the object itself"
     # The message may repeat the value, which may be a secret: name the rule instead.
     rule = str(orjson.dumps(error.validator_value, default=str)[:200], errors="replace")
     return f"{where}: {error.validator} must be {rule}"[:500]

@@ -151,6 +151,11 @@ class SecurityMonitoringService(ActivityReports):
             require_text("prompt_context", prompt_context, MAX_PROMPT, empty=True)
         layer = self.get_security_layer(layer_id)
         with self._session.begin() as connection:
+            # One at a time: what is loosened is told from the layer that is replaced.
+            connection.execute(
+                "SELECT FROM agent_instances WHERE instance_id = %s FOR NO KEY UPDATE",
+                (instance_id,),
+            )
             instance = require_instance(connection, instance_id)
             current = layer_of_instance(connection, instance_id)
             weaker = [] if current is None else layer.loosens(current)
@@ -238,9 +243,8 @@ class SecurityMonitoringService(ActivityReports):
             NotFoundError: no such instance.
         """
         with self._session.begin() as connection:
+            require_instance(connection, instance_id)
             stored = check_instances(self._session, connection, [instance_id], self._detector)
-        if not stored:
-            raise NotFoundError(f"There is no agent instance {instance_id!r}")
         return stored[instance_id]
 
     def run_all_security_checks(self) -> dict[str, float]:
@@ -304,7 +308,16 @@ class SecurityMonitoringService(ActivityReports):
         )
         with self._session.begin() as connection:
             require_workflow(connection, workflow_id)
-            return track(connection, workflow_id, kind, execution)
+            pattern = track(connection, workflow_id, kind, execution)
+            # Somebody's word, unlike what is counted of runs.
+            self._session.record(
+                connection,
+                "track_workflow_pattern",
+                "agent_workflow",
+                resource_id=workflow_id,
+                details={"pattern_type": kind, **asdict(execution)},
+            )
+            return pattern
 
     def get_successful_patterns(
         self, min_success_rate: float = 80, *, limit: int = 100

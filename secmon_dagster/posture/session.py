@@ -44,6 +44,26 @@ class Session:
 
         return cls(actor=actor or user_id or acting_user(), user_id=user_id, begin=begin)
 
+    @contextmanager
+    def everyones_rows(self, connection: Connection) -> Iterator[None]:
+        """Look at the rows of every user: what a check finds must not depend on who asks for it.
+
+        For connections of the service role. What is raised inside must undo the transaction.
+        """
+        if self.user_id is None:
+            yield
+            return
+        now = connection.execute(
+            "SELECT current_setting('secmon.user_id'), current_setting('secmon.instance_id')"
+        ).fetchone()
+        put = (
+            "SELECT set_config('secmon.user_id', %s, true), "
+            "set_config('secmon.instance_id', %s, true)"
+        )
+        connection.execute(put, ("", ""))
+        yield
+        connection.execute(put, now)
+
     def record(
         self,
         connection: Connection,
@@ -55,10 +75,14 @@ class Session:
         event_type: str | None = None,
         level: str = "info",
         execution_id: str | None = None,
-    ) -> None:
-        """Write an audit entry in the transaction of ``connection``: both are kept, or neither."""
+    ) -> str:
+        """Write an audit entry in the transaction of ``connection``: both are kept, or neither.
+
+        Returns:
+            The entry's id.
+        """
         known = {} if self.request_id is None else {"request_id": self.request_id}
-        enqueue(
+        return enqueue(
             connection,
             action=action,
             actor=self.actor,

@@ -7,14 +7,16 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from secmon_dagster.posture.alerts import alert_falls
 from secmon_dagster.posture.layers import MonitoringMode, SecurityLayer
 from secmon_dagster.posture.records import Violation
-from secmon_dagster.posture.score import CheckResult, CheckStatus, CheckType, Severity
+from secmon_dagster.posture.score import POINTS, CheckResult, CheckStatus, CheckType, Severity
 from secmon_dagster.posture.session import Connection, Session
 from secmon_dagster.posture.store import (
     fetch,
     fetch_one,
     insert_checks,
+    latest_statuses,
     refresh_score,
     violation_of,
 )
@@ -101,8 +103,13 @@ def note_violation(
         description,
         {"violation_id": violation.violation_id, "violation_type": violation_type},
     )
-    insert_checks(connection, {instance_id: [result]})
-    refresh_score(connection, instance_id, f"violation: {violation_type}")
+    latest = latest_statuses(connection, instance_id).get(check_type)
+    # A slighter violation than what the check already stands at must not lift the score.
+    if latest is None or POINTS[result.status] <= POINTS[latest]:
+        insert_checks(connection, {instance_id: [result]})
+    point = refresh_score(connection, instance_id, f"violation: {violation_type}")
+    if point is not None:
+        alert_falls(session, connection, {instance_id: point})
     session.record(
         connection,
         "violation",
@@ -133,14 +140,18 @@ def due_terminations(session: Session) -> list[tuple[str, str]]:
 
 
 def mark_terminated(
-    session: Session, violation_id: str, instance_id: str, run_ids: Sequence[str]
+    session: Session, violation_id: str, instance_id: str, run_ids: Sequence[str], *, done: bool
 ) -> None:
-    """The instance's runs were ended for this violation."""
+    """Runs of the instance were ended for this violation.
+
+    Args:
+        done: whether these were the last ones.
+    """
     with session.begin() as connection:
         connection.execute(
-            "UPDATE security_violations SET termination = 'done', ended_runs = %s "
-            "WHERE violation_id = %s",
-            (list(run_ids), violation_id),
+            "UPDATE security_violations SET termination = %s, "
+            "ended_runs = ended_runs || %s::text[] WHERE violation_id = %s",
+            ("done" if done else "due", list(run_ids), violation_id),
         )
         session.record(
             connection,

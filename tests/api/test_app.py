@@ -6,7 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from secmon_dagster.api import packages
 from secmon_dagster.audit import get_audit_logger
+from secmon_dagster.database.sessions import POOL_SIZE
+from secmon_dagster.drift import DriftScheduler
 from secmon_dagster.posture.keys import create_key, revoke_key
 from secmon_dagster.posture.session import Session
 from secmon_dagster.settings import get_settings
@@ -218,6 +221,48 @@ def test_concurrent_writes_with_one_idempotency_key_happen_once(client, key, dat
         assert admin.execute("SELECT count(*) FROM secmon.agent_instances").fetchone() == (1,)
 
 
+def test_a_repeated_upload_and_a_repeated_label_happen_once_too(client, key, database):
+    headers = key()
+    for path, sent, table in (
+        ("/packages?name=m", {"content": b"bytes"}, "artifacts"),
+        ("/api/vecsec/feedback", {"json": {"text": "hi", "label": 0}}, "vecsec_feedback"),
+    ):
+        known = headers | {"Idempotency-Key": table}
+        if "content" in sent:
+            known |= {"Content-Type": "application/octet-stream"}
+        first, again = (client.post(path, headers=known, **sent) for _ in range(2))
+        assert first.is_success and first.content == again.content
+        assert again.headers["idempotency-replayed"] == "true"
+        assert first.headers.get("location") == again.headers.get("location")
+        with database.admin() as admin:
+            assert admin.execute(f"SELECT count(*) FROM secmon.{table}").fetchone() == (1,)
+
+
+def test_a_write_under_way_is_a_conflict_and_one_that_failed_or_died_frees_its_key(
+    client, key, database, monkeypatch
+):
+    headers = key() | {"Idempotency-Key": "k", "Content-Type": "application/octet-stream"}
+
+    def upload():
+        return client.post("/packages?name=m", content=b"bytes", headers=headers)
+
+    def meanwhile(*_, **__):
+        seen.append(upload().status_code)
+        raise RuntimeError
+
+    seen = []
+    monkeypatch.setattr(packages.gatekeeper(), "register", meanwhile)
+    assert (upload().status_code, seen) == (500, [409])
+    monkeypatch.undo()
+    assert not list((get_settings().home / "artifacts" / "uploads").iterdir())
+    with database.admin() as admin:
+        admin.execute(
+            "INSERT INTO secmon.idempotency_keys (user_id, key, request_hash, created_at) "
+            "VALUES ('ada', 'k', '', now() - interval '11 minutes')"
+        )
+    assert upload().status_code == 201
+
+
 def test_a_failed_write_can_be_repeated_with_its_key(client, key):
     headers = key() | {"Idempotency-Key": "k-3"}
     path = "/api/agent/workflows/none/subworkflows"
@@ -233,6 +278,37 @@ def test_a_read_the_caller_has_already_is_304(client, key):
     )
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["etag"] == first.headers["etag"]
+    whatever = client.get("/api/security/layers/default", headers=headers | {"If-None-Match": "*"})
+    assert whatever.status_code == 304
+
+
+def test_what_is_known_of_an_artifact_has_etags_too(client, key, ids):
+    headers = key("viewer")
+    for path in ("history", f"history/{ids['check']}", "approvals"):
+        first = client.get(f"/packages/{ids['file']}/{path}", headers=headers)
+        known = headers | {"If-None-Match": first.headers["etag"]}
+        assert client.get(f"/packages/{ids['file']}/{path}", headers=known).status_code == 304
+
+
+def test_more_reads_at_once_than_there_are_connections_do_not_wait_for_each_other(client, key):
+    headers, together = key("admin"), threading.Barrier(POOL_SIZE)
+    statistics, answers = DriftScheduler.get_statistics, []
+
+    def when_all_are_there(scheduler):
+        together.wait(20)
+        return statistics(scheduler)
+
+    def ask() -> None:
+        answers.append(client.get("/api/drift/statistics", headers=headers).status_code)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(DriftScheduler, "get_statistics", when_all_are_there)
+        threads = [threading.Thread(target=ask) for _ in range(POOL_SIZE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == [200] * POOL_SIZE
 
 
 def test_pages_link_to_the_next_until_there_is_none(client, key):

@@ -89,6 +89,19 @@ def test_each_kind_is_answered_and_leaves_nothing_behind(client, key, names, dat
     assert rows(database) == before
 
 
+@pytest.mark.parametrize("value", [b'"\\ud800"', b"NaN", b"1e400", b"1" + b"0" * 400])
+def test_what_json_can_not_hold_is_refused_with_a_key_as_without(client, key, names, value):
+    headers = key() | {"Content-Type": "application/json"}
+    path = f"/api/security/instances/{names['bot']}/log-activity"
+    for more in ({}, {"Idempotency-Key": "k"}):
+        refused = client.post(
+            path,
+            content=b'{"action": "a", "details": {"x": ' + value + b"}}",
+            headers=headers | more,
+        )
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/invalid-input")
+
+
 @pytest.mark.parametrize(
     "text", ["'; DROP TABLE secmon.agent_instances; --", "$1 %s {} \\", "😀\u202e"]
 )

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.posture.agents import AgentManagementService
 from secmon_dagster.posture.service import SecurityMonitoringService
 
@@ -170,6 +171,47 @@ def test_an_ended_key_used_for_an_instance_is_evidence_about_it(client, key, ids
     )
     (violation,) = SecurityMonitoringService().get_violations(str(ids["i"]))
     assert violation.violation_type == "invalid_credential"
+
+
+def test_an_ended_key_is_noted_once_a_minute_and_fills_nothing(client, key, ids, database):
+    headers = key("operator", "ada")
+    with database.admin() as admin:
+        admin.execute("UPDATE secmon.api_keys SET expires_at = now()")
+    for _ in range(5):
+        client.get(f"/api/security/instances/{ids['i']}/profile", headers=headers)
+    assert len(SecurityMonitoringService().get_violations(str(ids["i"]))) == 1
+
+
+def test_a_key_bound_to_one_agent_sees_no_other_in_any_list(client, key, ids):
+    security, agents = SecurityMonitoringService(), AgentManagementService()
+    mine = agents.create_instance("mine", owner_id="ada").instance_id
+    security.attach_security_layer_to_instance(mine, "default")
+    for instance in (mine, ids["i"]):
+        security.log_instance_activity(instance, {"action": "a", "output": "<script>"})
+    execution = agents.execute_workflow_with_sub_workflows(ids["w"], instance_id=ids["i"])
+    headers = key("operator", "ada", instance_id=mine)
+    for path in ("/api/agent/instances", "/api/violations"):
+        assert {row["instance_id"] for row in client.get(path, headers=headers).json()} == {mine}
+    assert client.get("/api/approvals/runs", headers=headers).json() == []
+    for path in (
+        f"/api/agent/executions/{execution.execution_id}",
+        f"/api/audit/entries/{ids['a']}",
+    ):
+        assert client.get(path, headers=headers).status_code == 404
+    assert client.get("/api/audit/entries", headers=headers).json() == []
+    made = client.post("/api/agent/instances", json={"name": "another"}, headers=headers)
+    assert made.status_code == 403
+    path = f"/api/agent/workflows/{ids['w']}/execute-with-subs"
+    ran = client.post(path, json={}, headers=headers)
+    assert ran.json()["instance_id"] == mine
+    assert client.get(ran.headers["location"], headers=headers).is_success
+    assert client.post(f"/api/security/instances/{mine}/check", headers=headers).is_success
+
+
+@pytest.mark.parametrize("role", ["approver", "admin"])
+def test_no_agents_own_key_sees_everyones_rows_or_decides(key, ids, role):
+    with pytest.raises(InvalidInputError, match="viewer or operator"):
+        key(role, "bot", instance_id=ids["i"])
 
 
 def test_loosening_a_layer_takes_an_administrator(client, key, ids):

@@ -49,6 +49,18 @@ def test_an_instance_over_its_layers_rate_is_told_when_to_come_back(client, key)
     assert [v.violation_type for v in security.get_violations(instance)] == ["rate_limit_exceeded"]
 
 
+def test_an_agents_own_key_that_is_held_back_is_evidence_about_it_once_a_minute(client, key):
+    security = SecurityMonitoringService()
+    layer = security.create_security_layer("slow", config={"max_requests_per_minute": 1})
+    instance = AgentManagementService().create_instance("bot", owner_id="ada").instance_id
+    security.attach_security_layer_to_instance(instance, layer.layer_id)
+    path, headers = f"/api/security/instances/{instance}", key("operator", instance_id=instance)
+    answers = [client.get(f"{path}/profile", headers=headers).status_code for _ in range(4)]
+    assert answers == [200, 429, 429, 429]
+    assert [v.violation_type for v in security.get_violations(instance)] == ["rate_limit_exceeded"]
+    assert security.run_security_checks(instance)[3].status == "warning"
+
+
 def hit(connection, limit: int):
     return connection.execute("SELECT * FROM rate_limit_hit('b', %s)", (limit,)).fetchone()
 

@@ -35,7 +35,6 @@ from secmon_dagster.posture import (
     Session,
     Severity,
 )
-from secmon_dagster.posture.alerts import alert_falls
 from secmon_dagster.posture.approvals import decide, list_approvals
 
 
@@ -149,6 +148,61 @@ def test_what_the_executor_wrote_of_a_run_lowers_the_score_and_ends_the_offender
     assert dagster.get_run_by_id(other.run_id).status is dg.DagsterRunStatus.QUEUED
 
 
+@pytest.mark.parametrize(
+    "data",
+    [None, {}, [1], {"type": ["x"], "severity": "high"}, {"type": "odd", "severity": "high"},
+     {"type": "memory_limit_exceeded", "severity": "odd"}],
+)  # fmt: skip
+def test_an_entry_that_is_no_violation_stops_no_rule(dagster, data):
+    bot = instance_under("default")
+    run = submit(dagster, secmon_instance=bot)
+    for said in (data, {"type": "memory_limit_exceeded", "severity": "high"}):
+        get_audit_logger().append_entry(
+            "LIMIT_VIOLATION", "eve", "step", "s", said, execution_id=run.run_id
+        )
+    take_in_violations(dagster, 0)
+    assert len(SecurityMonitoringService().get_violations(bot)) == 1
+
+
+def test_termination_stays_due_until_the_runs_are_over(dagster, monkeypatch):
+    strict = instance_under("strict")
+    runs = [submit(dagster, secmon_instance=strict) for _ in range(2)]
+    security = SecurityMonitoringService()
+    security.report_violation(strict, "unauthorized_access", Severity.HIGH, "x")
+    cancel = dagster.run_coordinator.cancel_run
+
+    def out_of_reach(run_id: str) -> bool:
+        if run_id == runs[0].run_id:
+            raise ConnectionError
+        return cancel(run_id)
+
+    monkeypatch.setattr(dagster.run_coordinator, "cancel_run", out_of_reach)
+    assert end_runs_of_offenders(dagster) == [runs[1].run_id]
+    assert security.get_violations(strict)[0].termination == "due"
+    monkeypatch.undo()
+    assert end_runs_of_offenders(dagster) == [runs[0].run_id]
+    (violation,) = security.get_violations(strict)
+    assert violation.termination == "done"
+    assert set(violation.ended_runs) == {run.run_id for run in runs}
+
+
+def test_a_run_of_an_instance_that_passed_the_queue_by_does_not_run_without_rules():
+    config = ExecutorConfig(
+        max_concurrent=1, retries=None, tag_concurrency_limits=[], step_dependency_config=None
+    )
+    with pytest.raises(InvalidLimitsError, match="under no layer"):
+        limits_of("op", {}, {"secmon/instance": "bot"}, config)
+
+
+def test_an_op_can_not_loosen_the_layer_of_its_run(database):
+    config = ExecutorConfig(
+        max_concurrent=1, retries=None, tag_concurrency_limits=[], step_dependency_config=None
+    )
+    for op, run in (("default", "strict"), ("strict", "default")):
+        limits = limits_of("op", {"secmon/layer": op}, {"secmon/layer": run}, config)
+        assert (limits.max_memory_mb, limits.allow_network) == (256, False)
+
+
 def test_a_run_under_a_layer_feels_its_limits_and_the_score_falls_for_what_it_tried(dagster):
     security = SecurityMonitoringService()
     tight = security.create_security_layer(
@@ -188,13 +242,19 @@ def test_a_score_that_falls_into_a_lower_band_is_told_once(database):
     SecurityMonitoringService().report_violation(
         bot, "unauthorized_access", Severity.CRITICAL, "tried the network"
     )
-    told = alert_falls(0)
-    assert alert_falls(0) == alert_falls(told) == told
     with database.admin() as admin:
         rows = admin.execute(
             "SELECT subject_id, event, level, payload ->> 'band' FROM secmon.alert_outbox"
         ).fetchall()
-    assert rows == [(bot, "lowered", "CRITICAL", "compromised")]
+        assert rows == [(bot, "lowered", "CRITICAL", "compromised")]
+        # Its audit entry is there with it.
+        assert admin.execute(
+            "SELECT action FROM secmon.alert_outbox a JOIN secmon.audit_outbox o "
+            "ON o.entry_id = a.audit_entry_id"
+        ).fetchall() == [("score_fell",)]
+    SecurityMonitoringService().run_security_checks(bot)
+    with database.admin() as admin:
+        assert admin.execute("SELECT count(*) FROM secmon.alert_outbox").fetchone() == (1,)
 
 
 def test_the_executor_knows_layers_that_an_administrator_made(database):

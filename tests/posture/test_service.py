@@ -24,6 +24,7 @@ from secmon_dagster.posture import (
     Severity,
     ThrottledError,
     layer_limits,
+    service,
 )
 from secmon_dagster.posture.approvals import request_approval
 from secmon_dagster.posture.checks import run_all
@@ -143,6 +144,36 @@ def test_acting_on_another_owners_workflow_fails_authorization(security, agents,
     assert by_type(security.run_security_checks(bot))["authorization"] is CheckStatus.FAILED
 
 
+def test_what_the_checks_find_does_not_depend_on_who_asks_for_them(security, agents, bot):
+    foreign = agents.create_workflow("theirs", owner_id="bob").workflow_id
+    others = agents.create_instance("theirs", owner_id="bob").instance_id
+    key, _ = create_key(Session.open(), user_id="root", role="admin")
+    for instance in (bot, others):
+        security.log_instance_activity(
+            instance,
+            {"action": "act", "details": {"workflow_id": foreign}},
+            credential=Credential("api_key", key.key_id),
+        )
+    owners = SecurityMonitoringService(Session.open(user_id="ada"))
+    statuses = by_type(owners.run_security_checks(bot))
+    assert statuses == by_type(security.run_security_checks(bot))
+    assert statuses["authorization"] is CheckStatus.FAILED
+    assert statuses["authentication"] is CheckStatus.WARNING
+    with pytest.raises(NotFoundError):
+        owners.run_security_checks(others)
+
+
+def test_that_its_owner_attached_a_layer_is_no_evidence_for_the_instance(security, agents):
+    instance = agents.create_instance("bot", owner_id="ada").instance_id
+    key, _ = create_key(Session.open(), user_id="ada", role="operator")
+    security.attach_security_layer_to_instance(
+        instance, "default", credential=Credential("api_key", key.key_id)
+    )
+    assert by_type(security.run_security_checks(instance)) == dict.fromkeys(
+        CheckType, CheckStatus.MONITORING
+    )
+
+
 def test_details_that_break_their_schema_fail_data_validation(security, agents):
     instance = agents.create_instance(
         "bot", activity_schemas={"act": {"properties": {"n": {"type": "integer"}}}}
@@ -189,6 +220,33 @@ def test_a_secret_in_a_prompt_is_noticed_but_kept_nowhere(security, bot, databas
         )
 
 
+def test_a_secret_in_any_part_of_an_act_reaches_no_table_and_no_error(security, agents, database):
+    secret = "ghp_" + "Z" * 36
+    instance = agents.create_instance(
+        "bot",
+        scopes=["act"],
+        activity_schemas={"act": {"additionalProperties": {"type": "integer"}}},
+    ).instance_id
+    security.attach_security_layer_to_instance(instance, "default")
+    for activity in (
+        {"action": f"push {secret}"},
+        {"action": "act", "details": {secret: "x"}},
+        {"action": "act", "details": {"password": secret[4:], "nested": [{"api_key": secret}]}},
+    ):
+        assert secret not in str(security.log_instance_activity(instance, activity))
+    with pytest.raises(InvalidInputError) as refused:
+        security.log_instance_activity(
+            instance, {"action": "act", "prompt": secret + "x" * 100_000}
+        )
+    assert "Z" * 36 not in str(refused.value)
+    with database.admin() as admin:
+        for table in (
+            "instance_activities", "security_checks", "security_violations", "audit_outbox",
+        ):  # fmt: skip
+            rows = admin.execute(f"SELECT t::text FROM secmon.{table} t").fetchall()
+            assert rows and "Z" * 36 not in str(rows)
+
+
 def test_a_violation_lowers_the_score_at_once_and_keeps_it_down(security, bot):
     security.run_security_checks(bot)
     security.report_violation(bot, "unauthorized_access", Severity.CRITICAL, "tried the network")
@@ -199,6 +257,28 @@ def test_a_violation_lowers_the_score_at_once_and_keeps_it_down(security, bot):
     newest = security.get_score_history(bot)
     assert [point.cause for point in newest[:2]] == ["checks", "violation: unauthorized_access"]
     assert (newest[1].status, newest[1].previous) == ("warning", "monitoring")
+
+
+def test_a_slight_violation_does_not_lift_a_score_that_a_grave_one_lowered(security, bot):
+    security.report_violation(bot, "unauthorized_access", Severity.CRITICAL, "tried the network")
+    fallen = security.get_instance_security_profile(bot).security_score
+    security.report_violation(bot, "foreign_rows", Severity.MEDIUM, "looked around")
+    assert security.get_instance_security_profile(bot).security_score == fallen == 0
+
+
+def test_any_number_of_slight_violations_hides_no_grave_one_from_the_checks(
+    security, bot, database
+):
+    security.report_violation(bot, "unauthorized_access", Severity.CRITICAL, "tried the network")
+    with database.admin() as admin:
+        admin.execute(
+            "INSERT INTO secmon.security_violations (instance_id, violation_type, check_type, "
+            "severity, description) SELECT %s, kind, kind, 'medium', '' "
+            "FROM unnest(ARRAY['authorization', 'input_sanitization']) kind, "
+            "generate_series(1, 501)",
+            (bot,),
+        )
+    assert by_type(security.run_security_checks(bot))["authorization"] is CheckStatus.FAILED
 
 
 def test_a_violation_noted_while_checks_run_is_not_overruled_by_them(security, bot):
@@ -313,6 +393,32 @@ def test_loosening_a_layer_takes_the_right_to(security, bot):
     assert security.attach_security_layer_to_instance(bot, "default").layer_id == "default"
 
 
+def test_a_layer_is_not_loosened_by_who_looked_before_it_was_attached(
+    security, agents, monkeypatch
+):
+    instance = agents.create_instance("bot", owner_id="ada").instance_id
+    looked, attach = threading.Event(), security.attach_security_layer_to_instance
+    look = service.layer_of_instance
+
+    def look_and_wait(connection, instance_id):
+        found = look(connection, instance_id)
+        if threading.current_thread() is operator:
+            looked.set()
+            administrator.join(0.5)
+        return found
+
+    monkeypatch.setattr(service, "layer_of_instance", look_and_wait)
+    operator = threading.Thread(
+        target=attach, args=(instance, "default"), kwargs={"may_loosen": False}
+    )
+    administrator = threading.Thread(target=lambda: looked.wait() and attach(instance, "strict"))
+    administrator.start()
+    operator.start()
+    operator.join()
+    administrator.join()
+    assert security.get_instance_security_profile(instance).layer_id == "strict"
+
+
 MALFORMED = [
     ({}, "action"),
     ({"action": ""}, "action"),
@@ -323,6 +429,7 @@ MALFORMED = [
     ({"action": "a", "details": [1]}, "details"),
     ({"action": "a", "details": {"x": "\x00"}}, "details"),
     ({"action": "a", "details": {"x": object()}}, "details"),
+    ({"action": "a", "details": {"x": [float("nan")]}}, "details"),
     ({"action": "a", "colour": "red"}, "colour"),
 ]
 
@@ -420,6 +527,12 @@ def test_a_circle_of_any_length_is_refused_and_shown(agents):
         agents.add_sub_workflow(a, a)
 
 
+def test_a_workflow_stands_only_under_one_of_its_own_owner(agents):
+    own, foreign = (agents.create_workflow("w", owner_id=who).workflow_id for who in ("ada", "bob"))
+    with pytest.raises(ConflictError, match="belongs to 'bob'"):
+        agents.add_sub_workflow(own, foreign)
+
+
 def test_two_edges_that_would_close_a_circle_together_do_not_both_come_in(agents):
     a, b = (agents.create_workflow(name).workflow_id for name in "ab")
     refused = []
@@ -450,6 +563,16 @@ def test_children_are_listed_in_order_with_their_names(agents):
     )  # fmt: skip
     assert first.condition == {"status": "success"}
     assert second.workflow_type == "parallel"
+
+
+def test_what_somebody_says_of_a_pattern_is_in_the_audit_chain(security, agents, database):
+    workflow = agents.create_workflow("w").workflow_id
+    security.track_workflow_pattern(workflow, "successful", {"duration_ms": 1, "success": True})
+    with database.admin() as admin:
+        found = admin.execute(
+            "SELECT resource_id FROM secmon.audit_outbox WHERE action = 'track_workflow_pattern'"
+        ).fetchall()
+    assert found == [(workflow,)]
 
 
 # --- SQL and row-level security -------------------------------------------------------------------

@@ -22,7 +22,15 @@ def leave_a_line(context: dg.OpExecutionContext) -> None:
     with path.open("a") as lines:
         lines.write(f"{context.run.tags['secmon/node']}\n")
     time.sleep(float(os.environ.get("SECMON_TEST_SECONDS", "0")))
-    context.add_output_metadata({"accuracy": 0.93, "rows": 12})
+    context.add_output_metadata(
+        {
+            "accuracy": 0.93,
+            "rows": 12,
+            "loss": float("nan"),
+            "parameters": 10**400,
+            "security_score": 100,
+        }
+    )
 
 
 @dg.op
@@ -51,6 +59,15 @@ def swell() -> None:
     bytearray(400 << 20)
 
 
+@dg.op(config_schema={"rows": int})
+def read() -> None: ...
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def configured() -> None:
+    read()
+
+
 @dg.job(executor_def=resource_limit_executor)
 def misbehave() -> None:
     call_out()
@@ -58,8 +75,8 @@ def misbehave() -> None:
 
 
 defs = dg.Definitions(
-    jobs=[work, breakdown, misbehave],
-    sensors=[workflow_sensor([work, breakdown]), posture_rules],
+    jobs=[work, breakdown, configured, misbehave],
+    sensors=[workflow_sensor([work, breakdown, configured]), posture_rules],
 )
 
 

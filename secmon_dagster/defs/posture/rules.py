@@ -1,4 +1,4 @@
-"""Sensors that make the layers' rules bite, count patterns, and tell of falling scores."""
+"""Sensors that make the layers' rules bite and count patterns."""
 
 import dagster as dg
 
@@ -8,7 +8,6 @@ from secmon_dagster.orchestration.posture import (
     take_in_violations,
     track_dagster_run,
 )
-from secmon_dagster.posture.alerts import alert_falls
 
 
 @dg.sensor(
@@ -17,15 +16,13 @@ from secmon_dagster.posture.alerts import alert_falls
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def posture_rules(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Takes in violations, ends offenders' runs, delivers approvals, alerts on lower bands."""
-    seq, _, score_id = (context.cursor or "0:0").partition(":")
-    seen = take_in_violations(context.instance, int(seq))
+    """Takes in violations, ends offenders' runs, delivers approvals."""
+    seen = take_in_violations(context.instance, int((context.cursor or "0").partition(":")[0]))
     ended = end_runs_of_offenders(context.instance)
     decisions = deliver_decisions(context.instance)
-    told = alert_falls(int(score_id or 0))
     if ended or decisions:
         context.log.info("ended %s; delivered %s decisions", ended, decisions)
-    return dg.SensorResult(cursor=f"{seen}:{told}")
+    return dg.SensorResult(cursor=str(seen))
 
 
 def _track(context: dg.RunStatusSensorContext) -> None:
@@ -44,4 +41,11 @@ workflow_patterns_of_failures = dg.run_status_sensor(
     name="workflow_patterns_of_failures",
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Counts every run that failed for its workflow's patterns.",
+)(_track)
+
+workflow_patterns_of_cancellations = dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.CANCELED,
+    name="workflow_patterns_of_cancellations",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Counts every run that was ended, as those of offenders are, as one that failed.",
 )(_track)

@@ -12,6 +12,7 @@ from secmon_dagster.limits.declaration import DEFAULT_LIMITS, LAYER_TAG, Resourc
 from secmon_dagster.limits.layers import LAYERS, layer_limits, tightened
 from secmon_dagster.orchestration.dagster_internals import IExecutionStep
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
+from secmon_dagster.posture.executions import INSTANCE_TAG
 
 
 class Overrides(Protocol):
@@ -32,9 +33,9 @@ class NoOverrides:
     per_op_limits: Mapping[str, ResourceLimits] = field(default_factory=dict)
 
 
-def layer_of(tags: Mapping[str, str], run_tags: Mapping[str, str]) -> str | None:
-    """The layer that binds a step: the op's, or else the run's."""
-    return tags.get(LAYER_TAG) or run_tags.get(LAYER_TAG)
+def layers_of(tags: Mapping[str, str], run_tags: Mapping[str, str]) -> list[str]:
+    """The layers that bind a step: the op's and the run's."""
+    return [named[LAYER_TAG] for named in (tags, run_tags) if named.get(LAYER_TAG)]
 
 
 def limits_of(
@@ -47,17 +48,22 @@ def limits_of(
     """Complete limits of a step.
 
     What the run's configuration says of the op wins over the op's tags, and those over the
-    defaults; a layer, of the op or else of the run, binds them all.
+    defaults; a layer, of the op, of the run or of both, binds them all.
 
     Raises:
         InvalidLimitsError: naming the op, the field, its value and its range.
     """
+    if INSTANCE_TAG in run_tags and LAYER_TAG not in run_tags:
+        raise InvalidLimitsError(
+            f"op {op_name}: the run is of instance {run_tags[INSTANCE_TAG]!r} and under no layer",
+            hint="Submit it to the run queue, which knows the instance's layer; "
+            "`dagster job execute` and the like pass it by.",
+        )
     try:
         declared = ResourceLimits.from_tags(tags) or ResourceLimits()
         declared = config.per_op_limits.get(op_name, ResourceLimits()).merge(declared)
         complete = declared.merge(config.default_limits).merge(DEFAULT_LIMITS)
-        layer = layer_of(tags, run_tags)
-        if layer is not None:
+        for layer in layers_of(tags, run_tags):
             complete = tightened(complete, _limits_of_layer(layer, layers))
         complete.validate(for_step=True)
     except InvalidLimitsError as wrong:

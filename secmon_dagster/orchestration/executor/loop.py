@@ -29,7 +29,7 @@ from secmon_dagster.orchestration.dagster_internals import (
 from secmon_dagster.orchestration.executor.batch import Batch
 from secmon_dagster.orchestration.executor.books import Books
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
-from secmon_dagster.orchestration.executor.declared import layer_of, limits_of
+from secmon_dagster.orchestration.executor.declared import layers_of, limits_of
 from secmon_dagster.orchestration.executor.events import (
     crash_error,
     limit_failure,
@@ -151,13 +151,13 @@ class StepLoop:
 
     def _start(self, step: ExecutionStep, limits: ResourceLimits) -> Iterator[DagsterEvent]:
         known_state = self._active.get_known_state()
-        layer = layer_of(step.tags, self._context.dagster_run.tags)
+        layers = layers_of(step.tags, self._context.dagster_run.tags)
         running = self._running[step.key] = RunningStep(
             context=self._context.for_step(step),
             limits=limits,
             run_id=self._context.run_id,
             attempt=known_state.get_retry_state().get_attempt_count(step.key) + 1,
-            isolated=layer is not None and limits.allow_network is False,
+            isolated=bool(layers) and limits.allow_network is False,
         )
         try:
             self._books.trail.step_starts(step.key, limits, running.attempt)
