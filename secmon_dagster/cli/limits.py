@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from typing import Annotated
@@ -52,6 +53,8 @@ def run(
     limits = ResourceLimits.of(
         memory=memory, cpu=cpu, time=time_limit, processes=processes, network=network
     )
+    # As Ctrl-C does: the program goes with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen: BackendName = backend  # type: ignore[assignment]  # open_backend refuses other names
     result = run_boxed(
         command, limits, backend=chosen, require_hard_limits=hard, max_output=max_output

@@ -213,15 +213,24 @@ class _Run:
                 selector,
                 heard=_ignore,
                 refused=self._not_entered,
-                attempted=lambda attempt: self._attempted(attempt, process.pid, box),
+                attempted=(
+                    None
+                    if self._limits.allow_network
+                    else lambda attempt: self._attempted(attempt, process.pid, box)
+                ),
                 corrupted=_ignore,
             )
             for alarm in box.alarms():
                 selector.register(alarm, selectors.EVENT_READ, lambda: self._look(box))
-            report = self._until_exit(process, box, selector, started)
+            try:
+                report = self._until_exit(process, box, selector, started)
+            except BaseException:
+                # Such as Ctrl-C: it must not go on with nobody to hold it to its limits.
+                _empty(box)
+                process.wait()
+                raise
             ended = time.monotonic()
-            while not box.kill() and time.monotonic() < ended + _GIVE_UP:
-                time.sleep(_KILL_AGAIN)
+            _empty(box)
             link.drain()
             link.close()
             for stream in streams:
@@ -366,6 +375,12 @@ class _Run:
             enforcement=self._backend.name,
             warnings=tuple(self._warnings.values()),
         )
+
+
+def _empty(box: Box) -> None:
+    until = time.monotonic() + _GIVE_UP
+    while not box.kill() and time.monotonic() < until:
+        time.sleep(_KILL_AGAIN)
 
 
 def _read_on(stream: _Stream, selector: selectors.BaseSelector) -> None:

@@ -12,10 +12,16 @@ from secmon_dagster.errors import LimitsError
 
 _LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+_BOOKKEEPING = 1024
 
 
 class ChannelCorrupted(LimitsError):  # noqa: N818 - the state of the channel, read as a noun
     """Bytes that are not a frame."""
+
+
+def weight(payload: bytes) -> int:
+    """What a payload counts while it waits: many small ones take room, and time, too."""
+    return len(payload) + _BOOKKEEPING
 
 
 def encode_frame(payload: bytes) -> bytes:

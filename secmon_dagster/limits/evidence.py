@@ -14,6 +14,7 @@ from secmon_dagster.limits.declaration import ResourceLimits
 from secmon_dagster.limits.violation import Severity, Violation, ViolationType
 
 MB = 1024 * 1024
+_LONGEST_DETAIL = 300
 
 
 class KillReason(StrEnum):
@@ -63,6 +64,7 @@ def cause(
         detail: for NETWORK and PROTOCOL, what was tried.
     """
     counters = dict(evidence.counters)
+    detail = _readable(detail)
     if evidence.oom_kills or evidence.oom_seen or reason is KillReason.MEMORY:
         limit = None if limits.max_memory_mb is None else round(limits.max_memory_mb * MB)
         peak = evidence.peak_memory_bytes if evidence.peak_memory_bytes is not None else observed
@@ -173,7 +175,7 @@ def not_enforced(
     else:
         limit = 0
         kind, unit = ViolationType.UNAUTHORIZED_ACCESS, "attempts"
-        message = f"{detail or 'did what its layer denies'}; denied"
+        message = f"{_readable(detail) or 'did what its layer denies'}; denied"
     return Violation(
         type=kind,
         severity=Severity.MEDIUM,
@@ -196,6 +198,13 @@ def how_it_ended(exit_code: int | None, signal_number: int | None) -> str:
     if exit_code is None:
         return "disappeared without an exit status"
     return f"exited with {exit_code}"
+
+
+def _readable(detail: str | None) -> str | None:
+    """What a process chose to be said of it, fit for a line and for a database."""
+    if detail is None:
+        return None
+    return "".join(char if char.isprintable() else "\ufffd" for char in detail[:_LONGEST_DETAIL])
 
 
 def _mb(size: float | None) -> str:

@@ -59,6 +59,13 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._fork_ahead()
+        try:
+            self._serve()
+        except (EOFError, ConnectionError):
+            self._end_everything()
+
+    def _serve(self) -> NoReturn:
+        """Raises EOFError or ConnectionError once the parent is gone."""
         while True:
             ready, _, _ = select.select([self._control.socket.fileno(), self._wake_read], [], [])
             if self._wake_read in ready:
@@ -66,12 +73,7 @@ class _Server:
                     os.read(self._wake_read, 4096)
                 self._reap()
             if self._control.socket.fileno() in ready:
-                try:
-                    messages = self._control.receive()
-                except EOFError:
-                    self._end_everything()
-                    return
-                for message, fds in messages:
+                for message, fds in self._control.receive():
                     self._start(message, *fds)
 
     def _start(self, message: dict[str, Any], channel: int, spec: int) -> None:
@@ -242,9 +244,10 @@ def _kill_trees(roots: set[int]) -> None:
     stopped: set[int] = set()
     while fresh := set(descendants_of(roots)) - stopped:
         for pid in fresh:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGSTOP)
         stopped |= fresh
     for pid in stopped:
-        with contextlib.suppress(ProcessLookupError):
+        # Gone, or a setuid program that isn't ours to end.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)

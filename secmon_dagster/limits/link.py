@@ -9,12 +9,12 @@ import socket
 from collections.abc import Callable
 
 from secmon_dagster.limits import entry
-from secmon_dagster.limits.channel import ChannelCorrupted, FrameReader
+from secmon_dagster.limits.channel import ChannelCorrupted, FrameReader, weight
 from secmon_dagster.limits.network import Attempt, Listener
 
-_CHUNK = 262_144
-_MAX_UNREAD = 32 * 1024 * 1024
-"""Bytes of frames not yet dealt with at which the process has to wait before it sends more."""
+_CHUNK = 65_536
+_MAX_UNREAD = 2 * 1024 * 1024
+"""Weight of frames not yet dealt with at which the process has to wait before it sends more."""
 
 
 class Link:
@@ -23,7 +23,8 @@ class Link:
     Args:
         heard: called with each frame's payload.
         refused: called with the reason if the process could not enter its box.
-        attempted: called for each refused attempt to reach the network.
+        attempted: called for each refused attempt to reach the network; ``None`` if no listener for
+            them will come, and a descriptor that does is not one.
         corrupted: called once if something else than frames comes in; then nothing more is read.
     """
 
@@ -34,7 +35,7 @@ class Link:
         *,
         heard: Callable[[bytes], None],
         refused: Callable[[str], None],
-        attempted: Callable[[Attempt], None],
+        attempted: Callable[[Attempt], None] | None,
         corrupted: Callable[[str], None],
     ) -> None:
         channel.setblocking(False)
@@ -46,6 +47,7 @@ class Link:
         self._outbox = bytearray()
         self._unread = 0
         self._open = True
+        self._entered = False
         self._listener: Listener | None = None
         self._listen()
 
@@ -55,12 +57,14 @@ class Link:
         self._write()
 
     def consumed(self, size: int) -> None:
-        """A payload of ``size`` bytes was dealt with."""
+        """Payloads of this weight were dealt with."""
         self._unread -= size
         self._listen()
 
     def drain(self) -> None:
-        """Read what the process left behind; it is gone."""
+        """Read what the process left behind; it is gone, and who else has its end isn't heard."""
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
         while self._open and self._receive():
             continue
 
@@ -100,16 +104,18 @@ class Link:
             self._corrupted(f"wrote something else than events into its channel ({corrupted})")
             return False
         for payload in payloads:
-            if payload.startswith(entry.REFUSAL):
+            # Only before anything else is said: a process that runs did enter its box.
+            if payload.startswith(entry.REFUSAL) and not self._entered:
                 self._refused(payload[1:].decode("utf-8", "replace"))
             elif payload:
-                self._unread += len(payload)
+                self._unread += weight(payload)
                 self._heard(payload)
+            self._entered |= bool(payload)
         return True
 
     def _accept(self, descriptor: int) -> None:
         # The first one is sent before foreign code runs; any other is not ours to keep.
-        if self._listener is not None:
+        if self._attempted is None or self._listener is not None or self._entered:
             os.close(descriptor)
             return
         self._listener = Listener(descriptor)
@@ -126,7 +132,7 @@ class Link:
             self._listener.close()
             self._listener = None
             return
-        if attempt is not None:
+        if attempt is not None and self._attempted is not None:
             self._attempted(attempt)
 
     def _write(self) -> None:

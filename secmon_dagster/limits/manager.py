@@ -7,6 +7,7 @@ is for ``on_violation`` to decide.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from secmon_dagster.limits.evidence import MB
 from secmon_dagster.limits.violation import Severity, Violation, ViolationType
 
 MONITOR_EVERY = 5.0
+_log = logging.getLogger(__name__)
 _REMEMBERED = 10_000
 
 
@@ -141,13 +143,16 @@ class SecurityManager:
         ]
         for violation in found:
             self._violations.append(violation)
-            self._write(violation)
-            if monitored.on_violation is not None:
-                monitored.on_violation(violation)
+            try:
+                self._write(violation)
+            finally:
+                if monitored.on_violation is not None:
+                    monitored.on_violation(violation)
         return found
 
     def get_execution_violations(self, execution_id: str) -> list[Violation]:
-        return [each for each in self._violations if each.execution_id == execution_id]
+        # A copy first: the watching thread may add to them meanwhile.
+        return [each for each in self.get_violations() if each.execution_id == execution_id]
 
     def get_violations(self) -> list[Violation]:
         return list(self._violations)
@@ -201,7 +206,11 @@ class SecurityManager:
                 self._wake.wait(self._interval)
                 watched = list(self._monitored)
             for execution_id in watched:
-                self.check(execution_id)
+                try:
+                    self.check(execution_id)
+                except Exception:
+                    # The audit chain is away, or a callback failed: the others are watched on.
+                    _log.exception("execution %s: a violation was not dealt with", execution_id)
 
 
 def _violations(monitored: _Monitored, now: float) -> list[Violation]:

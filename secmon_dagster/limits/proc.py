@@ -85,8 +85,10 @@ def descendants_of(roots: Iterable[int]) -> list[int]:
     return found
 
 
-def private_and_shared_bytes(pid: int) -> tuple[int, int]:
+def private_and_shared_bytes(pid: int) -> tuple[int, int] | None:
     """Memory only this process maps, and its share of what others map too; zeros if it is gone.
+
+    ``None`` if it isn't ours to read, which a process can bring about itself.
 
     A page that n processes map counts a nth in the second figure (PSS less USS). Costs about 8 µs
     per mapped MB and holds the process's memory map locked while it lasts, so it is no measure to
@@ -100,7 +102,9 @@ def private_and_shared_bytes(pid: int) -> tuple[int, int]:
                     proportional = int(line.split()[1]) * 1024
                 elif line.startswith((b"Private_Clean:", b"Private_Dirty:")):
                     private += int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except PermissionError:
+        return None
+    except (FileNotFoundError, ProcessLookupError):
         return 0, 0
     return private, max(0, proportional - private)
 

@@ -116,7 +116,7 @@ class Supervisor:
             watched.link.send(data)
 
     def consumed(self, key: str, size: int) -> None:
-        """A frame of ``size`` bytes was dealt with: its sender may send on."""
+        """Frames of this weight were dealt with: their sender may send on."""
         if (watched := self._watched.get(key)) is not None:
             watched.link.consumed(size)
 
@@ -189,6 +189,10 @@ class Supervisor:
                 pid, pidfd = self._zygote.fork(plan, theirs.fileno(), document.fileno())
         except BaseException:
             ours.close()
+            # It may have been forked although nobody said so.
+            until = time.monotonic() + _GIVE_UP
+            while not box.kill() and time.monotonic() < until:
+                time.sleep(_KILL_AGAIN)
             box.destroy()
             raise
         finally:
@@ -205,7 +209,9 @@ class Supervisor:
                 self._selector,
                 heard=lambda payload: self._notices.append(Frame(key, payload)),
                 refused=lambda reason: self.end(key, KillReason.ENTRY, reason),
-                attempted=lambda attempt: self._attempted(watched, attempt),
+                attempted=(
+                    (lambda attempt: self._attempted(watched, attempt)) if plan["notify"] else None
+                ),
                 corrupted=lambda detail: self.end(key, KillReason.PROTOCOL, detail),
             ),
             started=now,
@@ -265,6 +271,18 @@ class Supervisor:
                 self._look(watched, now)
             if monitor:
                 self._monitor(watched, now)
+        if monitor:
+            self._look_for_the_unreported()
+
+    def _look_for_the_unreported(self) -> None:
+        """A zygote that doesn't tell of an exit from one look to the next was stopped."""
+        silent = False
+        for watched in self._watched.values():
+            gone = watched.exit is None and not watched.adopted and watched.is_gone()
+            silent |= gone and watched.unreported
+            watched.unreported = gone
+        if silent:
+            self._zygote.give_up()
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -339,12 +357,17 @@ class Supervisor:
             _, number = watched.escalation.pop(0)
             if number is None:
                 watched.box.kill()
+                # Also one that never came into its box, or got out of it.
+                self._signal(watched, signal.SIGKILL)
                 watched.escalation = [(now + _KILL_AGAIN, None)]
                 return
             self._signal(watched, number)
 
     def _signal(self, watched: Watched, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        if watched.exit is not None:
+            return
+        # A setuid program may not be ours to signal.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             if watched.pidfd is not None:
                 signal.pidfd_send_signal(watched.pidfd, number)
             else:

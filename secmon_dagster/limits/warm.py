@@ -74,8 +74,7 @@ class WarmZygote:
         try:
             return self._zygote.start(plan, channel, spec)
         except ZygoteLost:
-            self._kill()
-            self._lost()
+            self.give_up()
             raise
 
     def tick(self, now: float) -> None:
@@ -84,6 +83,11 @@ class WarmZygote:
             self._kill()
             silent = f"the process that starts steps is not ready after {_PATIENCE:g} s"
             self._failed(ZygoteLost(silent))
+
+    def give_up(self) -> None:
+        """Lose one that doesn't do its work."""
+        self._kill()
+        self._lost()
 
     def close(self) -> None:
         """Let it go: it ends its children and itself."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import select
 import signal
 from dataclasses import dataclass, field
 from typing import Any
 
 from secmon_dagster.errors import LimitsError, SecmonError
 from secmon_dagster.limits.backends import Box, Reading
+from secmon_dagster.limits.channel import weight
 from secmon_dagster.limits.declaration import ResourceLimits
 from secmon_dagster.limits.evidence import Evidence, KillReason, cause
 from secmon_dagster.limits.link import Link
@@ -41,10 +43,14 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The process sent something; acknowledge with ``Supervisor.consumed``."""
+    """The process sent something; acknowledge its weight with ``Supervisor.consumed``."""
 
     key: str
     payload: bytes
+
+    @property
+    def weight(self) -> int:
+        return weight(self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,16 @@ class Watched:
     warned: set[KillReason] = field(default_factory=set)
     adopted: bool = False
     """The zygote is gone and the exit is ours to wait for."""
+    unreported: bool = False
+    """It was gone at the last look, and the zygote had not said so."""
+
+    def is_gone(self) -> bool:
+        """Whether the process has ended, reported or not."""
+        if self.pidfd is None:
+            return False
+        watch = select.poll()
+        watch.register(self.pidfd, select.POLLIN)
+        return bool(watch.poll(0))
 
     def due(self) -> float | None:
         """The next moment at which something has to be done about it."""
@@ -167,7 +183,7 @@ class Watched:
 def entry_plan(box: Box, limits: ResourceLimits) -> dict[str, Any]:
     """What a process does to itself to enter ``box`` under ``limits`` (complete)."""
     network = limits.allow_network is not False
-    return {**box.plan(), "network": network, "notify": has_filters()}
+    return {**box.plan(), "network": network, "notify": not network and has_filters()}
 
 
 def folder_name(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -219,3 +220,21 @@ def test_many_boxes_at_once_do_not_disturb_each_other(hard_backend):
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(one, range(24))) == [f"{n}\n".encode() for n in range(24)]
+
+
+def test_a_program_goes_when_its_call_is_interrupted(backend, tmp_path):
+    place = tmp_path / "pid"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_boxed(["sh", "-c", f"sleep 60 & echo $! > {place}; wait"], backend=backend)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    left = stat_of(int(place.read_text()))
+    assert left is None or left.state == "Z"

@@ -91,3 +91,15 @@ def test_a_suggestion_leaves_room_above_the_highest_use():
     assert found.limits.max_cpu_percent == 60
     assert found.as_code() == 'limits(memory="320MiB", cpu=60, time="90s")'
     assert suggest("train", []) is None
+
+
+def test_what_a_process_chose_to_be_said_of_it_fits_a_line_and_a_database():
+    found = cause(
+        LIMITS,
+        Evidence(),
+        KillReason.NETWORK,
+        enforcement="cgroup2",
+        detail="@a\0b\ud800\n" + "c" * 999,
+    )
+    assert found.message.isprintable()
+    assert len(found.message) < 400

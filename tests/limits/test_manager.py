@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from secmon_dagster.errors import AuditError
 from secmon_dagster.limits import (
     DEFAULT_LIMITS,
     ResourceLimits,
@@ -117,3 +118,30 @@ def test_without_a_declaration_the_defaults_apply(manager, busy):
     assert manager.check("default") == []
     assert DEFAULT_LIMITS.max_memory_mb == 2048
     manager.stop_resource_monitoring("default")
+
+
+class Away:
+    def append_entry(self, *_, **__):
+        raise AuditError("the chain is away")
+
+
+def test_a_callback_that_fails_ends_neither_the_watching_nor_what_is_told_to_others(caplog):
+    manager = SecurityManager(Away(), interval=0.1)
+    told = []
+
+    def fails(violation):
+        told.append("first")
+        raise ValueError("on purpose")
+
+    over = ResourceLimits.of(time=0.001)
+    manager.start_resource_monitoring("first", over, fails)
+    until = time.monotonic() + 15
+    while not told and time.monotonic() < until:
+        time.sleep(0.01)
+    manager.start_resource_monitoring("second", over, lambda _: told.append("second"))
+    while len(told) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    for execution in ("first", "second"):
+        manager.stop_resource_monitoring(execution)
+    assert told == ["first", "second"]
+    assert "the chain is away" in caplog.text

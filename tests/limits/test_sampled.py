@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from secmon_dagster.limits import DEFAULT_LIMITS
+from secmon_dagster.limits import DEFAULT_LIMITS, entry
 from secmon_dagster.limits.backends.sampled import SampledBox
 from secmon_dagster.limits.proc import stat_of
 
@@ -58,3 +61,37 @@ def test_what_processes_of_one_box_share_is_counted_once(fork_of_a_warm_parent):
     box = SampledBox(DEFAULT_LIMITS)
     box.adopt(parent)
     assert 225 * MB < box.read().memory_bytes < 260 * MB
+
+
+PR_SET_DUMPABLE = 4
+
+
+def _watches_a_process_that_hides() -> bool:
+    """Whether a plain user, who may not look into the process, still sees it over its limit."""
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    hides = os.fork()
+    if hides == 0:
+        entry.prctl(PR_SET_DUMPABLE, 0)
+        kept = bytearray(b"x") * (100 * MB)
+        time.sleep(60)
+        del kept
+    box = SampledBox(replace(DEFAULT_LIMITS, max_memory_mb=64))
+    box.adopt(hides)
+    until = time.monotonic() + 15
+    while not (over := box.read().out_of_memory) and time.monotonic() < until:
+        time.sleep(0.05)
+    box.kill()
+    return over
+
+
+def test_a_process_that_keeps_others_from_looking_into_it_is_held_to_its_memory():
+    watcher = os.fork()
+    if watcher == 0:
+        seen = False
+        try:
+            seen = _watches_a_process_that_hides()
+        finally:
+            os._exit(0 if seen else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(watcher, 0)[1]) == 0

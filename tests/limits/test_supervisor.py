@@ -16,11 +16,11 @@ from secmon_dagster.limits import ResourceLimits, ViolationType, zygote
 from secmon_dagster.limits.evidence import KillReason
 from secmon_dagster.limits.proc import children_of, stat_of
 from secmon_dagster.limits.supervisor import Supervisor
-from secmon_dagster.limits.watched import Decided, Ended, Refused, Started
-from secmon_dagster.limits.zygote import ForkRefused, Zygote
+from secmon_dagster.limits.watched import Decided, Ended, Frame, Refused, Started
+from secmon_dagster.limits.zygote import ForkRefused, Zygote, ZygoteLost
 
 PROGRAM = Path(__file__).with_name("zygote_program.py")
-PATIENCE = 60.0
+PATIENCE = 15.0
 
 
 class Nursery:
@@ -222,3 +222,153 @@ def test_a_process_killed_while_it_waits_is_replaced(told, nursery):
     assert told.until(Started, "next")[1].pid != spare
     assert told.until(Ended, "next")[1].exit_code == 0
     assert len(nursery.made) == 1
+
+
+# --- processes that turn against whoever watches them ---------------------------------------------
+
+
+def test_a_descriptor_nobody_asked_for_harms_nobody(told):
+    told.start(
+        "sends",
+        b"import socket; file = open('/etc/passwd');"
+        b"socket.send_fds(channel, [b'\\0\\0\\0\\1x'], [file.fileno()])",
+        ResourceLimits(),
+    )
+    assert told.until(Ended, "sends")[1].exit_code == 0
+    told.start("next", b"pass", ResourceLimits())
+    assert told.until(Ended, "next")[1].exit_code == 0
+
+
+def test_a_process_that_runs_can_not_say_that_it_did_not_enter_its_box(told):
+    told.start("lies", b"channel.sendall(b'\\0\\0\\0\\1x\\0\\0\\0\\2!x')", ResourceLimits())
+    _, ended = told.until(Ended, "lies")
+    assert (ended.violation, ended.exit_code) == (None, 0)
+
+
+def test_small_frames_wait_as_large_ones_do_until_they_are_dealt_with(told):
+    told.start(
+        "floods",
+        b"while True: channel.sendall(b'\\0\\0\\0\\1x' * 65536)",
+        ResourceLimits.of(time=2),
+    )
+    told.until(Ended, "floods")
+    frames = sum(isinstance(notice, Frame) for _, notice in told.notices)
+    assert frames < 200_000
+
+
+def test_a_channel_that_somebody_else_goes_on_writing_to_is_not_read_for_ever(told, tmp_path):
+    place = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as waiting:
+        waiting.bind(place)
+        waiting.listen()
+        told.start(
+            "lends",
+            b"import socket, time; to = socket.socket(socket.AF_UNIX);"
+            b"to.connect(%r); socket.send_fds(to, [b'x'], [channel.fileno()]); to.recv(1)"
+            % place.encode(),
+            ResourceLimits(),
+        )
+        told.until(Started, "lends")
+        lender, _ = waiting.accept()
+    _, [lent], _, _ = socket.recv_fds(lender, 1, 1)
+    flood = (
+        f"import socket; to = socket.socket(fileno={lent})\n"
+        "while True: to.sendall(b'\\0\\0\\0\\1x' * 65536)"
+    )
+    flooder = subprocess.Popen(
+        [sys.executable, "-c", flood], pass_fds=[lent], stderr=subprocess.DEVNULL
+    )
+    try:
+        os.close(lent)
+        told.until(Frame, "lends")
+        lender.close()
+        told.until(Ended, "lends")
+        assert flooder.wait(PATIENCE) != 0
+    finally:
+        flooder.kill()
+        flooder.wait()
+
+
+LEAVES_ITS_BOX = b"""
+import signal, time
+from secmon_dagster.limits.backends.hierarchy import find_hierarchies
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+here = find_hierarchies()
+for group in {*here.version1.values(), *([here.version2] if here.version2 else [])}:
+    if group.parent.parent.joinpath("cgroup.procs").exists() and group.parent.name[:7] == "secmon-":
+        group.parent.parent.joinpath("cgroup.procs").write_text("0")
+channel.sendall(b"\\0\\0\\0\\4left")
+time.sleep(60)
+"""
+
+
+def test_a_process_that_left_its_box_is_ended_at_its_limit_all_the_same(told):
+    if told.supervisor._backend.name == "sampled":
+        pytest.skip("no group to leave")
+    told.start("leaves", LEAVES_ITS_BOX, ResourceLimits.of(time=1))
+    told.until(Frame, "leaves")
+    assert told.until(Ended, "leaves")[1].violation.type is ViolationType.TIME_LIMIT_EXCEEDED
+
+
+def test_a_process_stopped_before_it_was_in_its_box_is_ended_at_its_limit(told, nursery):
+    told.start("first", b"pass", ResourceLimits())
+    told.until(Ended, "first")
+    if told.supervisor._backend.name == "sampled":
+        pytest.skip("none waits for its order there")
+    os.kill(spare_of(nursery.made[0]), signal.SIGSTOP)
+    told.start("stopped", SLEEPS, ResourceLimits.of(time=0.5))
+    assert told.until(Ended, "stopped")[1].violation.type is ViolationType.TIME_LIMIT_EXCEEDED
+
+
+def test_an_exit_that_a_stopped_zygote_does_not_tell_of_is_found(backend, nursery):
+    supervisor = Supervisor(backend, nursery, grace=0.2, monitor_every=0.3)
+    told = Told(supervisor)
+    told.start("on", b"import time; time.sleep(1)", ResourceLimits())
+    told.until(Started, "on")
+    os.kill(nursery.made[0].pid, signal.SIGSTOP)
+    assert told.until(Ended, "on")[1].violation is None
+    supervisor.close()
+
+
+def test_a_process_whose_start_was_never_confirmed_does_not_go_on_beside_the_next(
+    told, monkeypatch, tmp_path
+):
+    if told.supervisor._backend.name == "sampled":
+        pytest.skip("nobody has learned of the process there")
+    place = tmp_path / "pids"
+    asked = []
+
+    def silent(zygote, operation):
+        if asked:
+            return expect(zygote, operation)
+        asked.append(operation)
+        while not place.exists() or not place.read_text().endswith("\n"):
+            time.sleep(0.01)
+        raise ZygoteLost("killed after it had forked")
+
+    expect = Zygote._expect
+    monkeypatch.setattr(Zygote, "_expect", silent)
+    code = b"import os, time; open(%r, 'a').write('%%d\\n' %% os.getpid()); time.sleep(60)"
+    told.start("twice", code % str(place).encode(), ResourceLimits())
+    told.until(Started, "twice")
+    first = int(place.read_text().split()[0])
+    until_gone(first)
+
+
+def test_a_zygote_whose_parent_goes_while_it_starts_a_process_ends_all_of_them(nursery, tmp_path):
+    zygote = nursery()
+    while not zygote.ready:
+        zygote.exits()
+    [ours, theirs] = socket.socketpair()
+    with ours, theirs, (tmp_path / "spec").open("w+b") as spec:
+        spec.write(SLEEPS)
+        spec.flush()
+        pid, pidfd = zygote.start({}, theirs.fileno(), spec.fileno())
+        os.kill(zygote.pid, signal.SIGSTOP)
+        message = {"op": "start", "id": 2, "plan": {}}
+        zygote._control.send(message, [theirs.fileno(), spec.fileno()])
+    zygote._control.socket.close()
+    os.kill(zygote.pid, signal.SIGCONT)
+    os.waitpid(zygote.pid, 0)
+    until_gone(pid)
+    os.close(pidfd)

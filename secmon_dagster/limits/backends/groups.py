@@ -78,7 +78,8 @@ def end(folder: Path) -> bool:
         # No forks from here on, so that the list of processes can only shrink.
         write(folder / "pids.max", "0")
     for pid in inside:
-        with contextlib.suppress(ProcessLookupError):
+        # Gone, or a setuid program that isn't ours to end.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     return False
 

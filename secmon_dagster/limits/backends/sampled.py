@@ -121,7 +121,11 @@ class SampledBox:
         grown = bound - self._exact_rss
         if not self._exact_due() and grown < (room - self._exact) / 2:
             return self._exact + max(0, grown)
-        sizes = [private_and_shared_bytes(pid) for pid in living]
+        sizes = [
+            # Who keeps us from looking counts in full.
+            (stat.rss_bytes, 0) if (found := private_and_shared_bytes(pid)) is None else found
+            for pid, stat in living.items()
+        ]
         # At most this share of what the warm parent left them is theirs: the parent maps it too.
         # What they share beyond that is their own, such as an array a step's workers read.
         inherited = self._inherited * len(sizes) // (len(sizes) + 1)
@@ -180,5 +184,6 @@ def _same(pid: int, old: ProcessStat) -> bool:
 def _send(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
+        # Gone, or a setuid program that isn't ours to end.
         return
