@@ -39,7 +39,7 @@ from secmon_dagster.limits.watched import (
     never_started,
     outcome,
 )
-from secmon_dagster.limits.zygote import Exit, Zygote, ZygoteLost
+from secmon_dagster.limits.zygote import PATIENCE, Exit, Zygote, ZygoteLost
 
 MONITOR_EVERY = 5.0
 """Seconds between looks for metrics and sustained CPU; memory and time don't wait for them."""
@@ -232,13 +232,14 @@ class Supervisor:
 
     def run_once(self, timeout: float | None) -> list[Notice]:
         """Wait for at most ``timeout`` seconds, act on what is due, tell what happened."""
-        if not self._notices:
-            due = self._next_timer()
-            if due is not None:
-                left = max(0.0, due - time.monotonic())
-                timeout = left if timeout is None else min(timeout, left)
-            for ready, _ in self._selector.select(timeout):
-                ready.data()
+        if self._notices:
+            timeout = 0
+        elif (due := self._next_timer()) is not None:
+            left = max(0.0, due - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
+        # Also if there is something to tell: what came in may be what a timer misses.
+        for ready, _ in self._selector.select(timeout):
+            ready.data()
         self._timers(time.monotonic())
         notices = list(self._notices)
         self._notices.clear()
@@ -272,17 +273,18 @@ class Supervisor:
             if monitor:
                 self._monitor(watched, now)
         if monitor:
-            self._look_for_the_unreported()
+            self._look_for_the_unreported(now)
 
-    def _look_for_the_unreported(self) -> None:
-        """A zygote that doesn't tell of an exit from one look to the next was stopped."""
-        silent = False
+    def _look_for_the_unreported(self, now: float) -> None:
+        """A zygote that is silent about an exit for so long was stopped."""
         for watched in self._watched.values():
-            gone = watched.exit is None and not watched.adopted and watched.is_gone()
-            silent |= gone and watched.unreported
-            watched.unreported = gone
-        if silent:
-            self._zygote.give_up()
+            if watched.exit is not None or watched.adopted or not watched.is_gone():
+                continue
+            if watched.unreported_since is None:
+                watched.unreported_since = now
+            elif now - watched.unreported_since >= PATIENCE:
+                self._zygote.give_up()
+                return
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):

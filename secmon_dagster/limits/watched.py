@@ -158,8 +158,8 @@ class Watched:
     warned: set[KillReason] = field(default_factory=set)
     adopted: bool = False
     """The zygote is gone and the exit is ours to wait for."""
-    unreported: bool = False
-    """It was gone at the last look, and the zygote had not said so."""
+    unreported_since: float | None = None
+    """When it was first seen to be gone without a word of it from the zygote."""
 
     def is_gone(self) -> bool:
         """Whether the process has ended, reported or not."""

@@ -21,8 +21,8 @@ from typing import Any
 
 from secmon_dagster.errors import LimitsError
 
-_PATIENCE = 10.0
-"""Seconds in which a warm zygote must have forked; it has nothing else to do."""
+PATIENCE = 10.0
+"""Seconds in which a warm zygote must have forked, or told of an exit; it does nothing else."""
 
 _LAST_ACTS = 30.0
 _LOOK_AGAIN = 0.005
@@ -175,8 +175,8 @@ class Zygote:
 
     def _expect(self, operation: str) -> dict[str, Any]:
         while True:
-            if not _readable(self._control.socket, _PATIENCE):
-                raise ZygoteLost(f"the process that starts steps is silent for {_PATIENCE:g} s")
+            if not _readable(self._control.socket, PATIENCE):
+                raise ZygoteLost(f"the process that starts steps is silent for {PATIENCE:g} s")
             for message in self._take():
                 if message["op"] == operation:
                     return message

@@ -116,7 +116,7 @@ def test_processes_go_on_without_the_zygote_they_came_from(told, nursery):
 
 
 def test_a_zygote_that_was_stopped_is_ended_and_replaced(told, nursery, monkeypatch):
-    monkeypatch.setattr(zygote, "_PATIENCE", 0.3)
+    monkeypatch.setattr(zygote, "PATIENCE", 0.3)
     told.start("on", b"import time; time.sleep(1)", ResourceLimits())
     told.until(Started, "on")
     os.kill(nursery.made[0].pid, signal.SIGSTOP)
@@ -320,13 +320,30 @@ def test_a_process_stopped_before_it_was_in_its_box_is_ended_at_its_limit(told, 
     assert told.until(Ended, "stopped")[1].violation.type is ViolationType.TIME_LIMIT_EXCEEDED
 
 
-def test_an_exit_that_a_stopped_zygote_does_not_tell_of_is_found(backend, nursery):
+def test_an_exit_that_a_stopped_zygote_does_not_tell_of_is_found(backend, nursery, monkeypatch):
+    monkeypatch.setattr("secmon_dagster.limits.supervisor.PATIENCE", 0.5)
     supervisor = Supervisor(backend, nursery, grace=0.2, monitor_every=0.3)
     told = Told(supervisor)
     told.start("on", b"import time; time.sleep(1)", ResourceLimits())
     told.until(Started, "on")
     os.kill(nursery.made[0].pid, signal.SIGSTOP)
     assert told.until(Ended, "on")[1].violation is None
+    supervisor.close()
+
+
+def test_a_zygote_that_is_late_with_an_exit_is_kept(backend, nursery):
+    supervisor = Supervisor(backend, nursery, grace=0.2, monitor_every=0.05)
+    told = Told(supervisor)
+    told.start("on", b"import time; time.sleep(0.3); raise SystemExit(7)", ResourceLimits())
+    told.until(Started, "on")
+    [zygote] = nursery.made
+    os.kill(zygote.pid, signal.SIGSTOP)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        supervisor.run_once(0.05)
+    os.kill(zygote.pid, signal.SIGCONT)
+    assert told.until(Ended, "on")[1].exit_code == 7
+    assert nursery.made == [zygote]
     supervisor.close()
 
 

@@ -146,7 +146,6 @@ def test_from_yaml_to_the_partition_the_red_check_the_alert_and_the_plot(
     folder.mkdir()
     (folder / "defs.yaml").write_text(MONITOR.format(folder=project))
     browser.get(f"{watching.ui}/locations")
-    click(browser, "Skip", seconds=90)
     reload(watching)
     until("the asset", lambda: "drift/churn" in asset_keys(watching), 120)
     until("the partition", lambda: "churn" in partitions(watching), 120)
