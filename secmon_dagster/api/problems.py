@@ -16,6 +16,7 @@ from starlette.routing import Match, Route
 
 from secmon_dagster.api.auth import principal
 from secmon_dagster.errors import (
+    DatabaseUnavailableError,
     InvalidInputError,
     NotFoundError,
     RateLimitedError,
@@ -72,6 +73,9 @@ def of_error(request: Request, error: SecmonError) -> Response:
     """The response to one of our errors."""
     if error.status >= 500:
         _log.error("%s: %s", type(error).__name__, error.message)
+    if isinstance(error, DatabaseUnavailableError):
+        # Host, user and path are for the log: /readyz answers everyone.
+        error = DatabaseUnavailableError("The database does not answer")
     members = {name: value for name, value in error.context.items() if name in _SHOWN}
     if error.hint is not None:
         members["hint"] = error.hint

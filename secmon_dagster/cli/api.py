@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from secmon_dagster.errors import InvalidInputError
 from secmon_dagster.posture import keys
 from secmon_dagster.posture.session import Session
 from secmon_dagster.settings import get_settings
@@ -66,6 +67,8 @@ def create_key(
     ] = None,
 ) -> None:
     """Make a key and print it; it is shown this once."""
+    if not 0 < days <= keys.LONGEST_LIFE.days:  # nor NaN
+        raise InvalidInputError.of("days", days, f"more than 0, up to {keys.LONGEST_LIFE.days}")
     made, text = keys.create_key(
         Session.open(),
         user_id=user,

@@ -27,6 +27,22 @@ def test_health_needs_no_key_and_readiness_looks_at_the_schema(client, database)
     assert refused.json()["type"] == "/problems/schema-mismatch"
 
 
+def test_who_may_not_call_does_not_learn_where_the_database_is(client, key, monkeypatch):
+    headers = key()
+    for url in ("postgresql://someone@127.0.0.1:1/ledger", None):
+        if url is None:
+            monkeypatch.delenv("SECMON_DATABASE_URL")
+        else:
+            monkeypatch.setenv("SECMON_DATABASE_URL", url)
+        get_settings.cache_clear()
+        for path in ("/readyz", "/api/security/layers"):
+            refused = client.get(path, headers=headers)
+            assert (refused.status_code, refused.json()["detail"]) == (
+                503, "The database does not answer",
+            )  # fmt: skip
+            assert "hint" not in refused.json() and refused.headers["retry-after"] == "5"
+
+
 def test_both_default_layers_are_there_after_migration(client, key):
     layers = {
         layer["name"]: layer

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from secmon_dagster.cli import api, posture
-from secmon_dagster.errors import NotFoundError
+from secmon_dagster.errors import InvalidInputError, NotFoundError
 from secmon_dagster.posture.keys import list_keys, split_key
 from secmon_dagster.posture.session import Session
 
@@ -27,6 +27,12 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_ended(database):
     assert list_keys(Session.open())[0].state == "revoked"
     with pytest.raises(NotFoundError):
         run(api.app, "key", "revoke", "nothing")
+
+
+@pytest.mark.parametrize("days", ["nan", "inf", "1e300", "0", "-1", "3651"])
+def test_a_lifetime_that_can_not_be_is_refused(database, days):
+    with pytest.raises(InvalidInputError, match="days is"):
+        run(api.app, "key", "create", "--user", "ada", "--days", days)
 
 
 def test_an_agent_is_declared_checked_and_scored(database):

@@ -16,6 +16,7 @@ from secmon_dagster.defs.posture.checks import (
 )
 from secmon_dagster.defs.posture.rules import (
     posture_rules,
+    workflow_patterns_of_cancellations,
     workflow_patterns_of_failures,
     workflow_patterns_of_successes,
 )
@@ -200,6 +201,7 @@ def test_the_sensors_count_each_run_for_its_patterns(instance, database):
         agent_instance_partitions,
         workflow_patterns_of_successes,
         workflow_patterns_of_failures,
+        workflow_patterns_of_cancellations,
     ],
 )
 def test_each_sensor_runs_without_being_switched_on(sensor):
