@@ -65,6 +65,21 @@ def limits_of(
     return complete
 
 
+def limits_of_hooks(
+    tags: Mapping[str, str],
+    run_tags: Mapping[str, str],
+    config: Overrides,
+    layers: Mapping[str, ResourceLimits] = LAYERS,
+) -> ResourceLimits:
+    """Complete limits of the hooks of a step that didn't live to run them.
+
+    They have what the step has left nothing of, so its own limits don't bind them; its layer does.
+    """
+    complete = config.default_limits.merge(DEFAULT_LIMITS)
+    layer = layer_of(tags, run_tags)
+    return complete if layer is None else tightened(complete, _limits_of_layer(layer, layers))
+
+
 def _limits_of_layer(name: str, layers: Mapping[str, ResourceLimits]) -> ResourceLimits:
     """A built-in layer, or one that an administrator made."""
     if name in layers:
