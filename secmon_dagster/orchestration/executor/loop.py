@@ -48,6 +48,9 @@ from secmon_dagster.orchestration.executor.messages import (
 from secmon_dagster.orchestration.executor.run_spec import StepSpec
 from secmon_dagster.orchestration.executor.steps import ForgedEvent, RunningStep
 
+_ACKNOWLEDGE = 512 * 1024
+"""Weight at which a step is told that what it sent was dealt with, if nothing else tells it."""
+
 _LONGEST_WAIT = 1.0
 """Seconds after which pools and retries are looked at again even if nothing happens."""
 
@@ -223,11 +226,12 @@ class StepLoop:
         try:
             message = read_message(frame.payload)
             entries = [] if message.entry is None else step.take(message.entry)
-            if entries:
-                step.unread += frame.weight
-            else:
+            step.unread += frame.weight
+            if not entries:
                 step.hold(frame.weight)
-                self._watch.consumed(step.key, frame.weight)
+                if step.unread > _ACKNOWLEDGE:
+                    # What is held isn't stored, so no batch will say that it was dealt with.
+                    self._acknowledge(step)
         except Exception as refused:
             # Foreign bytes may be an event whose parts don't fit together.
             self._forged(step, _why(refused))
@@ -245,6 +249,10 @@ class StepLoop:
         if step.done:
             # While its process goes.
             yield from self._store()
+
+    def _acknowledge(self, step: RunningStep) -> None:
+        self._watch.consumed(step.key, step.unread)
+        step.unread = 0
 
     def _forged(self, step: RunningStep, what: str) -> None:
         """End a step for what it sent; if it is over already, that is still said of it."""
@@ -272,8 +280,7 @@ class StepLoop:
                 self._advance(step, failure)
         for step in self._running.values():
             if step.unread:
-                self._watch.consumed(step.key, step.unread)
-                step.unread = 0
+                self._acknowledge(step)
             if step.forged is not None:
                 self._forged(step, step.forged)
 
