@@ -53,12 +53,15 @@ def run(
     limits = ResourceLimits.of(
         memory=memory, cpu=cpu, time=time_limit, processes=processes, network=network
     )
-    # As Ctrl-C does: the program goes with this process.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen: BackendName = backend  # type: ignore[assignment]  # open_backend refuses other names
-    result = run_boxed(
-        command, limits, backend=chosen, require_hard_limits=hard, max_output=max_output
-    )
+    # As Ctrl-C does: the program goes with this process.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        result = run_boxed(
+            command, limits, backend=chosen, require_hard_limits=hard, max_output=max_output
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.stdout.buffer.write(result.stdout)
     sys.stdout.buffer.flush()
     sys.stderr.buffer.write(result.stderr)

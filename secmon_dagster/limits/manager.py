@@ -104,13 +104,19 @@ class SecurityManager:
     def start_resource_monitoring(
         self,
         execution_id: str,
-        limits: ResourceLimits | None = None,
+        limits: ResourceLimits | dict[str, Any] | None = None,
         on_violation: OnViolation | None = None,
         *,
         pid: int | None = None,
     ) -> None:
-        """Watch the process ``pid`` (this one by default) and what descends from it."""
-        complete = (limits or ResourceLimits()).merge(DEFAULT_LIMITS)
+        """Watch the process ``pid`` (this one by default) and what descends from it.
+
+        Raises:
+            InvalidLimitsError: ``limits`` in the JSON form that aren't in range.
+        """
+        if not isinstance(limits, ResourceLimits):
+            limits = ResourceLimits.from_json(limits or {})
+        complete = limits.merge(DEFAULT_LIMITS)
         # Watched, not enforced: the box must not decide by itself that memory has run out.
         box = self._backend.create(execution_id, replace(complete, enforce_memory_limit=False))
         box.adopt(os.getpid() if pid is None else pid)

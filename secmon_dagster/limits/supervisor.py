@@ -388,6 +388,9 @@ class Supervisor:
                 self._selector.register(
                     watched.pidfd, selectors.EVENT_READ, lambda w=watched: self._wait_for(w)
                 )
+        if self._watched:
+            # Not for the next one to start: should we be killed, it ends those that run.
+            self._zygote.warm()
 
     def _wait_for(self, watched: Watched) -> None:
         try:

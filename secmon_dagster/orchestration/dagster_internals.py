@@ -5,10 +5,13 @@ Dagster is pinned to one minor version for their sake.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import sqlalchemy.event
+import sqlalchemy.exc
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
 from dagster._core.definitions.job_base import InMemoryJob
@@ -34,6 +37,7 @@ from dagster._core.execution.plan.objects import (
     StepRetryData,
     UserFailureData,
 )
+from dagster._core.execution.plan.outputs import StepOutputHandle
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.execution.plan.step import ExecutionStep, IExecutionStep
@@ -53,6 +57,7 @@ from dagster._utils import ensure_file, touch_file
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts
 from dagster_postgres.event_log import PostgresEventLogStorage
+from dagster_postgres.utils import DagsterPostgresException
 from dagster_shared.error import SerializableErrorInfo
 
 __all__ = [
@@ -79,6 +84,7 @@ __all__ = [
     "StepDependencyConfig",
     "StepFailureData",
     "StepHandlerContext",
+    "StepOutputHandle",
     "StepRetryData",
     "UserFailureData",
     "capture_interrupts",
@@ -93,6 +99,7 @@ __all__ = [
     "get_tag_concurrency_limits_config",
     "has_hooks",
     "held_events",
+    "is_trouble_of_the_database",
     "kept_connections",
     "multiple_process_executor_requirements",
     "run_hooks",
@@ -153,7 +160,18 @@ def kept_connections(instance: DagsterInstance) -> Iterator[None]:
                     max_overflow=_POOL_OVERFLOW,
                 )
                 stack.callback(_put_back, each, engine)
+                if engine.dialect.name == "postgresql":
+                    sqlalchemy.event.listen(vars(each)["_engine"], "checkout", _not_if_closed)
         yield
+
+
+def _not_if_closed(connection: Any, record: Any, _: object) -> None:
+    """Have the pool connect anew where the server has hung up: then there is something to read."""
+    watch = select.poll()
+    watch.register(connection.fileno(), select.POLLIN)
+    if record.info.get("was_used") and watch.poll(0):
+        raise sqlalchemy.exc.DisconnectionError
+    record.info["was_used"] = True
 
 
 def _put_back(storage: Any, engine: Any) -> None:
@@ -191,6 +209,17 @@ def store_events(instance: DagsterInstance, entries: Sequence[EventLogEntry]) ->
     for entry in entries:
         for subscriber in instance._subscribers[entry.run_id]:
             subscriber(entry)
+
+
+def is_trouble_of_the_database(error: Exception) -> bool:
+    """Whether it isn't the event's fault that it could not be stored."""
+    return isinstance(
+        error,
+        DagsterPostgresException
+        | sqlalchemy.exc.OperationalError
+        | sqlalchemy.exc.InterfaceError
+        | sqlalchemy.exc.TimeoutError,
+    )
 
 
 def _is_a_plain_row(entry: EventLogEntry) -> bool:

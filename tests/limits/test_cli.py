@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from secmon_dagster.cli.limits import ENDED_AT_A_LIMIT, app
-from secmon_dagster.limits import ResourceLimits
+from secmon_dagster.limits import ResourceLimits, probe
+from secmon_dagster.limits.proc import stat_of
 from secmon_dagster.limits.running import running_boxes
 from secmon_dagster.limits.violation import ResourceUsage
+
+BACKENDS = ["sampled", *([probe().backend] if probe().hard_limits else [])]
 
 
 @pytest.fixture
@@ -33,6 +40,22 @@ def test_a_program_ended_at_a_limit_has_a_code_of_its_own_and_a_report(secmon, t
     written = json.loads(report.read_text())
     assert written["violation"]["type"] == "time_limit_exceeded"
     assert written["limits"] == {"maxExecutionTimeMs": 200.0, "allowNetwork": True}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_program_goes_with_the_command_that_is_asked_to_stop(tmp_path, backend, number):
+    place = tmp_path / "pid"
+    words = ["limits", "run", "--backend", backend, "--", "sh", "-c", f"echo $$ >{place}; sleep 60"]
+    command = subprocess.Popen([sys.executable, "-m", "secmon_dagster.cli.main", *words])
+    until = time.monotonic() + 60
+    while not place.exists() or not place.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    command.send_signal(number)
+    assert command.wait(60) != 0
+    left = stat_of(int(place.read_text()))
+    assert left is None or left.state == "Z"
 
 
 def test_proposals_come_from_the_history_of_successful_attempts(secmon, database):

@@ -20,7 +20,7 @@ from secmon_dagster.limits.watched import Decided, Ended, Frame, Refused, Starte
 from secmon_dagster.limits.zygote import ForkRefused, Zygote, ZygoteLost
 
 PROGRAM = Path(__file__).with_name("zygote_program.py")
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 class Nursery:
@@ -105,6 +105,16 @@ def test_limits_hold_while_a_killed_zygote_is_replaced_by_a_slow_one(told, nurse
     assert ended_at < started_at
     assert told.until(Ended, "next")[1].exit_code == 0
     assert len(nursery.made) == 2
+
+
+def test_a_lost_zygote_is_replaced_while_processes_run_that_it_would_have_to_end(told, nursery):
+    told.start("on", SLEEPS, ResourceLimits())
+    told.until(Started, "on")
+    os.kill(nursery.made[0].pid, signal.SIGKILL)
+    until = time.monotonic() + PATIENCE
+    while len(nursery.made) < 2 or not nursery.made[1].ready:
+        assert time.monotonic() < until
+        told.supervisor.run_once(0.1)
 
 
 def test_processes_go_on_without_the_zygote_they_came_from(told, nursery):

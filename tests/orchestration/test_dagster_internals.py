@@ -96,6 +96,24 @@ def mapped():
     total(many().map(lambda each: one.alias("twice")(one(each))).collect())
 
 
+def test_a_kept_connection_that_the_server_closed_is_made_anew(database, tmp_path):
+    overrides = {"storage": {"postgres": {"postgres_url": database.url}}}
+    with (
+        DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance,
+        internals.kept_connections(instance),
+        database.admin() as connection,
+    ):
+        instance.get_runs_count()
+        instance.all_logs("none")
+        closed = connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchall()
+        assert (True,) in closed
+        assert instance.get_runs_count() == 0
+        assert instance.all_logs("none") == []
+
+
 def test_a_step_is_told_only_what_it_asks_for():
     def put_out(step_key, mapping_key=None):
         return StepOutputHandle(step_key, "result", mapping_key)

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 
 from dagster import DagsterInstance
 
-from secmon_dagster.orchestration.dagster_internals import EventLogEntry, store_events
+from secmon_dagster.orchestration.dagster_internals import (
+    EventLogEntry,
+    is_trouble_of_the_database,
+    store_events,
+)
 from secmon_dagster.orchestration.executor.steps import RunningStep
 
 _LINGER = 0.05
@@ -32,7 +36,26 @@ class Batch:
         return max(0.0, self._due - time.monotonic())
 
     def store(self) -> list[tuple[RunningStep, EventLogEntry]]:
-        """Store what waits, and tell what it was."""
-        stored, self._waiting, self._due = self._waiting, [], math.inf
-        store_events(self._instance, [entry for _, entry in stored])
-        return stored
+        """Store what waits, and tell what was stored.
+
+        What no storage would take is its step's fault, see ``RunningStep.forged``, and lost.
+        """
+        waiting, self._waiting, self._due = self._waiting, [], math.inf
+        try:
+            store_events(self._instance, [entry for _, entry in waiting])
+        except Exception as unfit:
+            # Storages raise what they like over what an event holds; one statement stored nothing.
+            if is_trouble_of_the_database(unfit):
+                raise
+            return [each for each in waiting if self._store_alone(*each)]
+        return waiting
+
+    def _store_alone(self, step: RunningStep, entry: EventLogEntry) -> bool:
+        try:
+            self._instance.handle_new_event(entry)
+        except Exception as unfit:
+            if is_trouble_of_the_database(unfit):
+                raise
+            step.forged = step.forged or f"sent an event that can't be stored: {unfit}"
+            return False
+        return True

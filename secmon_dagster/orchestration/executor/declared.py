@@ -63,11 +63,34 @@ def limits_of(
         declared = ResourceLimits.from_tags(tags) or ResourceLimits()
         declared = config.per_op_limits.get(op_name, ResourceLimits()).merge(declared)
         complete = declared.merge(config.default_limits).merge(DEFAULT_LIMITS)
-        for layer in layers_of(tags, run_tags):
-            complete = tightened(complete, _limits_of_layer(layer, layers))
+        complete = _bound(complete, tags, run_tags, layers)
         complete.validate(for_step=True)
     except InvalidLimitsError as wrong:
         raise InvalidLimitsError(f"op {op_name}: {wrong.message}", **wrong.context) from None
+    return complete
+
+
+def limits_of_hooks(
+    tags: Mapping[str, str],
+    run_tags: Mapping[str, str],
+    config: Overrides,
+    layers: Mapping[str, ResourceLimits] = LAYERS,
+) -> ResourceLimits:
+    """Complete limits of the hooks of a step that didn't live to run them.
+
+    They have what the step has left nothing of, so its own limits don't bind them; its layers do.
+    """
+    return _bound(config.default_limits.merge(DEFAULT_LIMITS), tags, run_tags, layers)
+
+
+def _bound(
+    complete: ResourceLimits,
+    tags: Mapping[str, str],
+    run_tags: Mapping[str, str],
+    layers: Mapping[str, ResourceLimits],
+) -> ResourceLimits:
+    for layer in layers_of(tags, run_tags):
+        complete = tightened(complete, _limits_of_layer(layer, layers))
     return complete
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dagster import DagsterEvent, MetadataValue
 from dagster._core.definitions.metadata import RawMetadataValue
 
-from secmon_dagster.limits.evidence import how_it_ended
+from secmon_dagster.limits.declaration import ResourceLimits
+from secmon_dagster.limits.evidence import KillReason, cause, how_it_ended
 from secmon_dagster.limits.violation import ResourceUsage, Violation
 from secmon_dagster.limits.watched import Ended
 from secmon_dagster.orchestration.dagster_internals import (
@@ -121,6 +122,13 @@ def plain_failure(
     return retry or DagsterEvent.step_failure_event(
         step_context,
         StepFailureData(error=error, user_failure_data=None, error_source=source),
+    )
+
+
+def forgery(what: str, limits: ResourceLimits, ended: Ended) -> Violation | None:
+    """The violation of a step that was over before it could be ended for what it sent."""
+    return cause(
+        limits, ended.evidence, KillReason.PROTOCOL, enforcement=ended.enforcement, detail=what
     )
 
 

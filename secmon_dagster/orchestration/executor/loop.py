@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dagster import DagsterEvent, MetadataValue
 
 from secmon_dagster.errors import AuditError, LimitsError, SecmonError
-from secmon_dagster.limits.declaration import DEFAULT_LIMITS, ResourceLimits
+from secmon_dagster.limits.declaration import ResourceLimits
 from secmon_dagster.limits.evidence import KillReason
 from secmon_dagster.limits.violation import ResourceUsage, Violation
 from secmon_dagster.limits.watch import Broken, Watch
@@ -29,9 +29,10 @@ from secmon_dagster.orchestration.dagster_internals import (
 from secmon_dagster.orchestration.executor.batch import Batch
 from secmon_dagster.orchestration.executor.books import Books
 from secmon_dagster.orchestration.executor.config import ExecutorConfig
-from secmon_dagster.orchestration.executor.declared import layers_of, limits_of
+from secmon_dagster.orchestration.executor.declared import layers_of, limits_of, limits_of_hooks
 from secmon_dagster.orchestration.executor.events import (
     crash_error,
+    forgery,
     limit_failure,
     plain_failure,
     usage_event,
@@ -46,6 +47,9 @@ from secmon_dagster.orchestration.executor.messages import (
 )
 from secmon_dagster.orchestration.executor.run_spec import StepSpec
 from secmon_dagster.orchestration.executor.steps import ForgedEvent, RunningStep
+
+_ACKNOWLEDGE = 512 * 1024
+"""Weight at which a step is told that what it sent was dealt with, if nothing else tells it."""
 
 _LONGEST_WAIT = 1.0
 """Seconds after which pools and retries are looked at again even if nothing happens."""
@@ -207,8 +211,7 @@ class StepLoop:
         if step is None:
             return
         if isinstance(notice, Frame):
-            step.unread += len(notice.payload)
-            yield from self._message(step, notice.payload)
+            yield from self._message(step, notice)
         elif isinstance(notice, Started):
             step.pid = notice.pid
         elif isinstance(notice, Warned):
@@ -219,12 +222,19 @@ class StepLoop:
         elif isinstance(notice, Ended):
             yield from self._over(step, self._conclude(step, notice), notice)
 
-    def _message(self, step: RunningStep, payload: bytes) -> Iterator[DagsterEvent]:
+    def _message(self, step: RunningStep, frame: Frame) -> Iterator[DagsterEvent]:
         try:
-            message = read_message(payload)
+            message = read_message(frame.payload)
             entries = [] if message.entry is None else step.take(message.entry)
-        except (BadMessage, ForgedEvent) as refused:
-            self._watch.end(step.key, KillReason.PROTOCOL, str(refused))
+            step.unread += frame.weight
+            if not entries:
+                step.hold(frame.weight)
+                if step.unread > _ACKNOWLEDGE:
+                    # What is held isn't stored, so no batch will say that it was dealt with.
+                    self._acknowledge(step)
+        except Exception as refused:
+            # Foreign bytes may be an event whose parts don't fit together.
+            self._forged(step, _why(refused))
             return
         step.done |= message.kind is Kind.DONE
         step.error = message.error or step.error
@@ -240,6 +250,15 @@ class StepLoop:
             # While its process goes.
             yield from self._store()
 
+    def _acknowledge(self, step: RunningStep) -> None:
+        self._watch.consumed(step.key, step.unread)
+        step.unread = 0
+
+    def _forged(self, step: RunningStep, what: str) -> None:
+        """End a step for what it sent; if it is over already, that is still said of it."""
+        step.forged = step.forged or what
+        self._watch.end(step.key, KillReason.PROTOCOL, step.forged)
+
     def _store(self) -> Iterator[DagsterEvent]:
         """Store what has come in, and act on it."""
         for step, entry in self._batch.store():
@@ -250,16 +269,20 @@ class StepLoop:
             if event.step_key is None:
                 continue
             self._advance(step, event)
-            if event.is_resource_init_failure and event.engine_event_data.error is not None:
+            resource_error = (
+                event.engine_event_data.error if event.is_resource_init_failure else None
+            )
+            if resource_error is not None:
                 failure = plain_failure(
-                    step.context, self._active.get_known_state(), event.engine_event_data.error
+                    step.context, self._active.get_known_state(), resource_error
                 )
                 yield failure
                 self._advance(step, failure)
         for step in self._running.values():
             if step.unread:
-                self._watch.consumed(step.key, step.unread)
-                step.unread = 0
+                self._acknowledge(step)
+            if step.forged is not None:
+                self._forged(step, step.forged)
 
     def _advance(self, step: RunningStep, event: DagsterEvent) -> None:
         self._active.handle_event(event)
@@ -277,12 +300,10 @@ class StepLoop:
     ) -> Iterator[DagsterEvent]:
         yield from events
         del self._running[step.key]
-        violation = None
-        usage = ResourceUsage()
-        if ended is not None:
-            violation, usage = ended.violation, ended.usage
-            if violation is not None:
-                self._books.trail.violation(step.key, violation)
+        violation = step.violation
+        usage = ResourceUsage() if ended is None else ended.usage
+        if violation is not None:
+            self._books.trail.violation(step.key, violation)
         self._active.verify_complete(self._context, step.key)
         if step.outcome not in ("success", "retry"):
             self._failed.add(step.key)
@@ -313,18 +334,22 @@ class StepLoop:
         step.outcome = "refused"
 
     def _conclude(self, step: RunningStep, ended: Ended) -> Iterator[DagsterEvent]:
-        violation = ended.violation
         crashed = ended.signal is not None or bool(ended.exit_code) or not step.done
         believed = step.verdict is not None and not (crashed and step.claims_success)
-        if violation is None and believed:
+        if ended.violation is None and step.forged is None and believed:
             self._batch.add(step, step.held)
         yield from self._store()
-        if violation is None and (believed or step.outcome != "running"):
+        violation = ended.violation
+        if violation is None and step.forged is not None:
+            violation = forgery(step.forged, step.limits, ended)
+        step.violation = violation
+        if violation is not None:
+            yield violation_event(step.context, violation)
+        if step.outcome != "running":
             # If not by its own word, it was ended by a resource that failed to start.
             return
         known_state = self._active.get_known_state()
         if violation is not None:
-            yield violation_event(step.context, violation)
             failure = limit_failure(step.context, known_state, violation)
         elif ended.reason is KillReason.INTERRUPT:
             error = step.error or SerializableErrorInfo(
@@ -352,7 +377,9 @@ class StepLoop:
         self, step: RunningStep, failure: DagsterEvent, violation: Violation | None
     ) -> None:
         key = f"{step.key} hooks"
-        limits = self._config.default_limits.merge(DEFAULT_LIMITS)
+        limits = limits_of_hooks(
+            step.context.step.tags, self._context.dagster_run.tags, self._config
+        )
         self._hooks[key] = RunningStep(context=step.context, limits=limits, run_id=step.run_id)
         spec = StepSpec(
             step.key,
@@ -368,12 +395,13 @@ class StepLoop:
             return
         hooks = self._hooks[notice.key]
         if isinstance(notice, Frame):
-            self._watch.consumed(notice.key, len(notice.payload))
+            self._watch.consumed(notice.key, notice.weight)
             try:
                 message = read_message(notice.payload)
                 entries = [] if message.entry is None else hooks.take(message.entry)
-            except (BadMessage, ForgedEvent) as refused:
-                self._watch.end(notice.key, KillReason.PROTOCOL, str(refused))
+            except Exception as refused:
+                # As for a step.
+                self._watch.end(notice.key, KillReason.PROTOCOL, _why(refused))
                 return
             hooks.done |= message.kind is Kind.DONE
             hooks.error = message.error or hooks.error
@@ -391,3 +419,9 @@ class StepLoop:
                     f"The hooks of step {hooks.key} could not be run to their end.",
                     EngineEventData(error=hooks.error),
                 )
+
+
+def _why(refused: Exception) -> str:
+    if isinstance(refused, BadMessage | ForgedEvent):
+        return str(refused)
+    return f"sent an event that is none ({type(refused).__name__})"

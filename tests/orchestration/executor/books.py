@@ -82,7 +82,7 @@ def recorded(
         bases = [*found.version1.values(), *([found.version2] if found.version2 else [])]
         yield Recorded(
             run=Run(result, instance),
-            backend=config["backend"],
+            backend=config.get("backend", "auto"),
             entries=_rows(
                 database,
                 "SELECT * FROM secmon.dag_audit_logs WHERE execution_id = %s ORDER BY timestamp",

@@ -1,5 +1,6 @@
 """Jobs the executor's tests run; each under any executor that the run's configuration names."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -147,6 +148,11 @@ def network_by_abstract_socket():
 
 
 @dg.op(tags=limits(network=False))
+def network_by_a_name_no_database_can_hold():
+    socket.socket(socket.AF_UNIX).connect("\0secmon\0test")
+
+
+@dg.op(tags=limits(network=False))
 def no_network_and_content():
     left, right = socket.socketpair()
     left.send(b"x")
@@ -191,6 +197,7 @@ def rows():
     network_by_dns()
     network_by_ipv6()
     network_by_abstract_socket()
+    network_by_a_name_no_database_can_hold()
     no_network_and_content()
 
 
@@ -214,8 +221,20 @@ def needs_a_second_attempt(context: dg.OpExecutionContext):
     return context.retry_number
 
 
+@dg.failure_hook
+def reaches_out(context: dg.HookContext):
+    with contextlib.suppress(OSError):
+        socket.create_connection(("192.0.2.1", 80), 0.1)
+
+
+@dg.op(tags={LAYER_TAG: "strict", **limits(time="1s")})
+def time_asleep_in_a_layer_without_network():
+    time.sleep(60)
+
+
 @dg.job(executor_def=resource_limit_executor, hooks={on_failure})
 def violated():
+    time_asleep_in_a_layer_without_network.with_hooks({reaches_out})()
     memory_in_the_op()
     time_asleep()
     needs_a_second_attempt()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import forging_jobs
 import hostile_jobs
 import pytest
+from books import recorded
 
 from secmon_dagster.limits import probe
 from secmon_dagster.limits.proc import stat_of
@@ -73,3 +75,57 @@ def test_success_is_not_believed_when_a_child_ran_out_of_memory(hostile):
 def test_a_flood_of_events_arrives_whole(hostile, instance):
     messages = [entry.user_message for entry in instance.all_logs(hostile.result.run_id)]
     assert sum(len(text) for text in messages if text.startswith("xxx")) == 20 * hostile_jobs.MB
+
+
+# --- events that are well-formed and yet none that Dagster would send -----------------------------
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def forging(request, run, new_database, tmp_path_factory):
+    config = {"monitor_interval": 0.4, "max_concurrent": 3}
+    if request.param == "sqlite":
+        yield run(forging_jobs.forging, config=config)
+        return
+    with new_database() as database, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SECMON_DATABASE_URL", database.url)
+        folder = tmp_path_factory.mktemp("forging")
+        with recorded(forging_jobs.forging, config, database, folder) as found:
+            yield found.run
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("speaks_from_the_end_of_time", "can't be stored"),
+        ("speaks_at_no_time", "can't be stored"),
+        ("puts_out_what_is_anothers", "an output of step plus_one"),
+        ("puts_out_one_of_many", "an output it doesn't have"),
+        ("ends_twice", "sent STEP_SUCCESS when it was over"),
+        ("goes_on_when_it_is_over", "went on sending when it was over"),
+        ("tells_of_an_asset_without_one", "can't be stored"),
+        ("tells_of_logs_without_any", "an event that is none"),
+        ("keeps_its_logs_where_none_belong", "a file of logs called"),
+        ("claims_a_limit_ended_it", "a violation"),
+        ("wants_to_be_tried_again_at_no_time", "a retry that can't be"),
+        ("forges_and_leaves_at_once", "an event of run another"),
+    ],
+)
+def test_an_event_its_step_has_no_right_to_ends_the_step_and_not_the_run(forging, step, words):
+    assert forging.violation(step) == ACCESS
+    assert words in forging.failure(step).error.message
+    assert "STEP_SUCCESS" in forging.kinds("plus_one")
+
+
+@pytest.mark.parametrize(
+    "step", ["succeeds_although_its_resources_failed", "waits_although_its_resources_failed"]
+)
+def test_a_step_that_says_its_resources_failed_has_failed_once_and_for_all(forging, step):
+    endings = [kind for kind in forging.kinds(step) if kind in ("STEP_FAILURE", "STEP_SUCCESS")]
+    assert endings == ["STEP_FAILURE"]
+
+
+def test_a_partition_that_the_database_can_not_hold_fails_its_step_alone(forging):
+    step = "names_a_partition_no_database_can_hold"
+    if type(forging.instance.event_log_storage).__name__ != "PostgresEventLogStorage":
+        pytest.skip("this database can hold it")
+    assert "can't be stored" in forging.failure(step).error.message

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dagster as dg
 import jobs
 import pytest
+from dagster import DagsterEventType
 from dagster._core.definitions.run_status_sensor_definition import RunStatusSensorCursor
+
+from secmon_dagster.limits import probe
 
 # Its tests look at the same run, which each worker would otherwise execute anew.
 pytestmark = pytest.mark.xdist_group("executor-executor")
@@ -18,12 +21,20 @@ def violated(run):
 
 def test_failure_hooks_run_after_a_violation_and_can_read_it(violated, instance):
     messages = [entry.user_message for entry in instance.all_logs(violated.result.run_id)]
-    assert sorted(text for text in messages if text.startswith("hook saw")) == [
+    assert {text for text in messages if text.startswith("hook saw")} == {
         "hook saw LimitExceededError memory_limit_exceeded",
         "hook saw LimitExceededError time_limit_exceeded",
-    ]
+    }
     assert violated.kinds("memory_in_the_op").count("HOOK_COMPLETED") == 1
     assert violated.kinds("time_asleep").count("HOOK_COMPLETED") == 1
+
+
+def test_a_layer_binds_the_hooks_of_its_steps_too(violated):
+    if not (probe().network_namespaces and probe().seccomp_notify):
+        pytest.skip("no network namespaces or no system-call filters here")
+    messages = [event.message for event in violated.events(DagsterEventType.ENGINE_EVENT)]
+    [unfinished] = [text for text in messages if text.endswith("could not be run to their end.")]
+    assert "time_asleep_in_a_layer_without_network" in unfinished
 
 
 def test_a_violation_is_retried_where_the_policy_allows(violated):
@@ -56,5 +67,6 @@ def test_run_failure_sensors_fire_on_a_violation_and_can_read_it(violated, insta
     assert sorted(told) == [
         ("memory_in_the_op", "resource-limit", "memory_limit_exceeded"),
         ("time_asleep", "resource-limit", "time_limit_exceeded"),
+        ("time_asleep_in_a_layer_without_network", "resource-limit", "time_limit_exceeded"),
     ]
     assert tick.dagster_run_reactions[0].dagster_run.run_id == violated.result.run_id

@@ -80,6 +80,11 @@ ROWS = [
         *(ACCESS, "critical", "security.violation", 0),
         words="@secmon-test (AF_UNIX, connect)",
     ),
+    Row(
+        "network_by_a_name_no_database_can_hold",
+        *(ACCESS, "critical", "security.violation", 0),
+        words="@secmon\ufffdtest (AF_UNIX, connect)",
+    ),
 ]
 NOT_SAMPLED = {"memory_in_files"}  # files in memory belong to no process
 
