@@ -481,13 +481,16 @@ $$;
 -- The ways out
 
 -- Ranges that rollbacks superseded. A function with the owner's eyes: a reader must not see more
--- only because the marker is another's entry.
+-- only because the marker is another's entry. By the form that audit_rollback gives a marker: an
+-- entry that secmon_service wrote past it, without a number, must not make every look at the log fail.
 CREATE OR REPLACE FUNCTION secmon.audit_superseded()
 RETURNS TABLE (after_seq bigint, marker_seq bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = secmon, pg_temp
 AS $$
-  SELECT (data::jsonb ->> 'to_seq')::bigint, seq FROM secmon.audit_entries
-   WHERE action = 'log.rollback'
+  SELECT to_seq::bigint, seq
+    FROM (SELECT seq, substring(data FROM '"to_seq":([0-9]{1,18})}$') AS to_seq
+            FROM secmon.audit_entries WHERE action = 'log.rollback') AS marker
+   WHERE to_seq IS NOT NULL
 $$;
 
 -- The chain as it counts: without what a rollback superseded.
