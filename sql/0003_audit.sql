@@ -103,8 +103,9 @@ CREATE INDEX IF NOT EXISTS audit_checkpoints_created ON secmon.audit_checkpoints
 -- Whole partitions that were moved to files, and the entry hashes that stay here so that roots and
 -- proofs can be computed for ever: 32 bytes an entry, at most 4096 entries a row.
 -- A restored partition may be archived again, into another file: the last row counts.
--- `announcements` are the entries of the range that announce an incarnation, as COPY writes them:
--- without them the checkpoints from before a restore could not be judged. Each has its leaf.
+-- `announcements` are the entries of the range that announce an incarnation or a rollback, as COPY
+-- writes them: without them the checkpoints from before a restore could not be judged, and entries
+-- that came back alone would no longer be superseded. Each has its leaf.
 CREATE TABLE IF NOT EXISTS secmon.audit_archives (
   id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   first_seq     bigint      NOT NULL,
@@ -481,13 +482,21 @@ $$;
 -- The ways out
 
 -- Ranges that rollbacks superseded. A function with the owner's eyes: a reader must not see more
--- only because the marker is another's entry.
+-- only because the marker is another's entry. By the form that audit_rollback gives a marker: an
+-- entry that secmon_service wrote past it, without a number, must not make every look at the log fail.
 CREATE OR REPLACE FUNCTION secmon.audit_superseded()
 RETURNS TABLE (after_seq bigint, marker_seq bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = secmon, pg_temp
 AS $$
-  SELECT (data::jsonb ->> 'to_seq')::bigint, seq FROM secmon.audit_entries
-   WHERE action = 'log.rollback'
+  SELECT to_seq::bigint, seq
+    FROM (SELECT seq, substring(data FROM '"to_seq":([0-9]{1,18})}$') AS to_seq
+            FROM secmon.audit_entries WHERE action = 'log.rollback'
+          UNION
+          -- Archived markers; seq is the first field of the tuple.
+          SELECT ('x' || encode(substr(kept, 7, 8), 'hex'))::bit(64)::bigint,
+                 substring(encode(kept, 'escape') FROM '"to_seq":([0-9]{1,18})}')
+            FROM secmon.audit_archives, unnest(announcements) AS kept) AS marker
+   WHERE to_seq IS NOT NULL
 $$;
 
 -- The chain as it counts: without what a rollback superseded.

@@ -17,6 +17,7 @@ from secmon_dagster.errors import EntryRefusedError
 GENESIS_HASH = bytes(32)
 OWN_ACTIONS = "log."  # how actions of the log itself begin: they change how it is read
 INCARNATION = "log.incarnation"  # the action of an entry that announces a restore
+ROLLBACK = "log.rollback"  # of one that supersedes those before it
 MAX_TEXT_BYTES = 1024
 
 

@@ -132,9 +132,15 @@ class CheckpointSigner:
         those who miss it.
 
         Raises:
-            CheckpointError: the log is shorter than, or other than, what was signed. Nothing is
-                signed then.
+            CheckpointError: the log is shorter than, or other than, what was signed, or what is
+                signed can't be kept on disk. Nothing is published then.
         """
+        try:
+            return self._checkpoint()
+        except OSError as failed:
+            raise CheckpointError(f"the signer's files can't be written: {failed}") from None
+
+    def _checkpoint(self) -> Publication:
         with self._exclusive():
             state = self._last_state()
             with self._store.snapshot() as snapshot:

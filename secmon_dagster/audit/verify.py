@@ -163,8 +163,9 @@ def _restores(snapshot: Snapshot, notes: Sequence[str], trust: Trust) -> dict[in
     whoever can rewrite the log can write one into it.
     """
     signed = newest_incarnation(notes, trust.ring, trust.name)
-    return {
-        int(announced["incarnation"]): int(announced["restored_to"])
-        for announced in map(json.loads, snapshot.announcements())
-        if int(announced["incarnation"]) <= signed
-    }
+    restores: dict[int, int] = {}
+    for text in snapshot.announcements():
+        match json.loads(text or "null"):
+            case {"incarnation": int(number), "restored_to": int(size)} if number <= signed:
+                restores[number] = size
+    return restores

@@ -34,6 +34,16 @@ def failures_after(number: int) -> list[tuple[int, dict[str, object]]]:
         ).fetchall()
 
 
+def failed_lately() -> int | None:
+    """The last verification that failed in the past hour: its alarm has been raised."""
+    with transaction() as connection:
+        row = connection.execute(
+            "SELECT id FROM audit_verifications WHERE verdict = 'tampered'"
+            " AND verified_at > clock_timestamp() - interval '1 hour' ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+    return None if row is None else int(row[0])
+
+
 def raise_alarm(number: int, result: dict[str, object]) -> None:
     """An entry and an alert, together, once for each failed verification.
 

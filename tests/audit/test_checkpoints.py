@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -113,6 +115,21 @@ def test_a_signer_whose_state_is_lost_recovers_from_witness_and_database(chain):
     chain.fill(5)
     with pytest.raises(CheckpointError, match="are not those that were signed"):
         chain.log.checkpoint()
+
+
+def test_a_full_disk_is_a_refusal_after_which_nothing_is_published(chain, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    chain.fill(3)
+    load_signer(get_settings())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            chain.log.checkpoint()
+    assert not (chain.home / LOCAL).exists()
+    assert chain.log.store.latest_checkpoint() is None
+    assert chain.log.checkpoint().size == 3
 
 
 def test_entries_that_do_not_hold_are_not_signed(chain):

@@ -196,3 +196,19 @@ def test_the_guarantees_tell_when_the_event_triggers_are_missing(guarded):
     assert guarded.log.describe_guarantees()[key] == "prevented"
     guarded.admin.execute("DROP EVENT TRIGGER secmon_audit_ddl")
     assert guarded.log.describe_guarantees()[key] == "detected if covered by a checkpoint"
+
+
+@pytest.mark.parametrize("action", ["log.rollback", "log.incarnation"])
+@pytest.mark.parametrize("data", ["NULL", "'{}'", """'{"to_seq":"x"}'""", "'[7]'"])
+def test_a_marker_without_sense_stops_no_look_at_the_log(guarded, action, data):
+    """The service's role may write log.*, and what it wrote stays for ever."""
+    nulls = ", ".join(["ARRAY[NULL]::text[]"] * 3)
+    with connect(Role.SERVICE, autocommit=True) as service:
+        service.execute(
+            "SELECT secmon.audit_append_batch(ARRAY['x'], ARRAY['info'], ARRAY[NULL]::text[],"
+            f" ARRAY['{action}'], ARRAY['a'], ARRAY['t'], {nulls}, ARRAY[{data}]::text[],"
+            " ARRAY[NULL]::text[])"
+        )
+        assert service.execute("SELECT count(*) FROM dag_audit_logs").fetchone() == (9,)
+    guarded.admin.execute("UPDATE secmon.audit_head SET incarnation = 2")
+    assert guarded.verify().superseded == 0

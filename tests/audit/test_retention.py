@@ -166,6 +166,17 @@ def test_an_archive_file_that_was_changed_or_lost_is_refused(old):
         old.log.restore(3)
 
 
+def test_what_a_rollback_hid_stays_hidden_when_it_comes_back_without_its_marker(old):
+    kept = old.log.find(Query())[1]
+    assert old.log.rollback_to_hash(kept.entry_hash) == (True, 23)
+    old.fill(5)
+    old.log.checkpoint()
+    assert [part.last_seq for part in old.log.archive(NOW)] == [10, 20, 30]
+    old.log.restore(1)
+    assert [entry.seq for entry in old.log.find(Query(before_seq=11))] == [1, 2]
+    assert old.verify().superseded == 23
+
+
 def test_tampering_with_the_hashes_of_an_archive_is_found(old):
     old.log.archive(NOW)
     old.admin.execute("ALTER TABLE secmon.audit_leaves DISABLE TRIGGER ALL")

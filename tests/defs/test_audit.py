@@ -78,6 +78,10 @@ def test_the_checkpoint_sensor_signs_and_refuses_a_shortened_log(log, instance, 
         audit_checkpoint_sensor(dg.build_sensor_context(instance=instance))
     alarmed = audit_corruption_sensor(dg.build_sensor_context(instance=instance))
     assert "AUDIT_CORRUPTION" in alarmed.skip_reason.skip_message
+    with pytest.raises(CheckpointError):  # ten seconds later: refused again, and no second alarm
+        audit_checkpoint_sensor(dg.build_sensor_context(instance=instance))
+    again = dg.build_sensor_context(instance=instance, cursor=alarmed.cursor)
+    assert "no new failed" in audit_corruption_sensor(again).skip_message
 
 
 def test_the_checkpoint_job_signs(log, instance):

@@ -32,6 +32,7 @@ from secmon_dagster.audit.encoding import (
 from secmon_dagster.audit.entry import (
     DRAFT_FIELDS,
     FIELDS,
+    ROLLBACK,
     AuditEntry,
     Draft,
     Head,
@@ -131,7 +132,7 @@ class DbApiStore(ABC):
             }
             text = json.dumps(content, separators=(",", ":"))
             marker = Draft(
-                marker_id, "warn", "config.change", "log.rollback", actor, "audit_chain",
+                marker_id, "warn", "config.change", ROLLBACK, actor, "audit_chain",
                 None, None, None, text, details,
             )  # fmt: skip
             return self._append(cursor, [marker])[0].seq, removed

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from secmon_dagster.audit.encoding import encode_row, microseconds, moment_of
-from secmon_dagster.audit.entry import FIELDS, GENESIS_HASH, AuditEntry, Head
+from secmon_dagster.audit.entry import FIELDS, GENESIS_HASH, ROLLBACK, AuditEntry, Head
 from secmon_dagster.audit.store import Segment, StoredCheckpoint
 
 COLUMNS = ", ".join(f"audit_entries.{name}" for name in FIELDS)
@@ -131,7 +131,8 @@ def read_checkpoints(cursor: Any) -> list[StoredCheckpoint]:
 def read_superseded(cursor: Any, mark: str) -> list[tuple[int, int]]:
     """``(last kept seq, marker seq)`` of each rollback."""
     cursor.execute(
-        f"SELECT seq, data FROM audit_entries WHERE action = {mark} ORDER BY seq", [b"log.rollback"]
+        f"SELECT seq, data FROM audit_entries WHERE action = {mark} ORDER BY seq",
+        [ROLLBACK.encode()],
     )
     return [
         (int(json.loads(to_text(data) or "{}")["to_seq"]), seq) for seq, data in cursor.fetchall()

@@ -18,7 +18,7 @@ from secmon_dagster.audit.encoding import (
     decode_row,
     expected_hash,
 )
-from secmon_dagster.audit.entry import FIELDS, INCARNATION, Head
+from secmon_dagster.audit.entry import FIELDS, INCARNATION, ROLLBACK, Head
 from secmon_dagster.audit.store import Segment, StoredCheckpoint
 from secmon_dagster.errors import AuditError, ChainTamperedError
 
@@ -192,11 +192,11 @@ class PostgresSnapshot:
         ]
 
     def announcement_rows(self, first_seq: int, last_seq: int) -> list[bytes]:
-        """COPY tuples of the announcements in this range."""
+        """COPY tuples of the announcements in this range, of incarnations and of rollbacks."""
         found = self.connection.execute(
-            "SELECT seq FROM secmon.audit_entries WHERE action = %s AND seq BETWEEN %s AND %s"
-            " ORDER BY seq",
-            (INCARNATION, first_seq, last_seq),
+            "SELECT seq FROM secmon.audit_entries WHERE action = ANY (%s)"
+            " AND seq BETWEEN %s AND %s ORDER BY seq",
+            ([INCARNATION, ROLLBACK], first_seq, last_seq),
         ).fetchall()
         return [row for (seq,) in found for row in self.rows(seq, seq)]
 
