@@ -153,6 +153,21 @@ def texts() -> Iterator[Case]:
         config = {"class_name": "Sequential", "config": {"layers": [layer]}}
         members = {"config.json": json.dumps(config).encode(), "metadata.json": b"{}"}
         yield "loader", f"{layer['class_name']}.keras", zipped(members)
+    # What Hydra instantiates, written so that the name does not stand behind its key.
+    for name, config in {
+        "escaped.json": r'{"a": {"\u005ftarget_": "os.system"}}',
+        "interpolated.json": '{"x": "os.system", "a": {"_target_": "${x}"}}',
+        "escaped.yaml": r'a: {"\x5ftarget_": os.system}',
+        "split.yaml": 'a: {"_target_": "os\\\n  .system"}',
+        "anchored.yaml": "a:\n  _target_: &name os.system\n",
+        "alias.yaml": "x: &name os.system\na:\n  _target_: *name\n",
+        "commented.yaml": "a:\n  _target_: # a comment\n    os.system\n",
+        "folded.yaml": "a:\n  _target_: >-\n    os.system\n",
+        "tagged.yaml": "a:\n  _target_: !!str os.system\n",
+        "key.yaml": "keys: [&key _target_]\na:\n  *key : os.system\n",
+        "joined.yaml": "x: system\na:\n  _target_: os.${x}\n",
+    }.items():
+        yield "loader", name, config.encode()
     # Longer than a reader's window, and begun near its end.
     padded = {"class_name": "Lambda", "config": {"function": "", "name": "x" * (13 << 20)}}
     document = b"\x89HDF\r\n\x1a\n" + bytes(14_500_000) + json.dumps(padded).encode()
