@@ -51,6 +51,8 @@ def pickles() -> Iterator[Case]:
     computed = imported("builtins str") + text("sh -c id") + b"\x85R\x85R."
     yield "loader", "computed-path.pkl", HEAD + imported("xgboost.core Booster") + computed
     yield "loader", "computed-text.pkl", HEAD + imported("acme.tools Runner") + computed
+    runner = imported("acme.tools Runner") + b"2" + text("sh -c id") + b"\x87R."
+    yield "loader", "base.pkl", HEAD + imported("copyreg _reconstructor") + runner
     yield "loader", "second-of-texts", b"I1\n.N.cos\nsystem\n(S'id'\ntR."
     hook = imported("builtins str") + text("__setstate__") + b"\x85R" + kernel
     yield "loader", "hook.pkl", HEAD + stack + b"}" + hook + b"sbK\x01b."
