@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from secmon_dagster.api import problems
-from secmon_dagster.api.auth import Approver, Operator, Reader
+from secmon_dagster.api.auth import Approver, Operator, Permission, Reader, authorised
 from secmon_dagster.api.byte_ranges import Span, UnsatisfiableError, choose, matches
 from secmon_dagster.api.problems import documented
 from secmon_dagster.api.schemas import IdempotencyKey, IfNoneMatch, Limit
@@ -91,7 +91,12 @@ def upload(
     require_approval: bool = False,
     monitoring_script: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Response:
-    """Store a file as a sensitive artifact. It is checked when it is first asked for."""
+    """Store a file as a sensitive artifact. It is checked when it is first asked for.
+
+    Only an administrator may name the scripts that check it, instead of those of the policy.
+    """
+    if monitoring_script is not None:
+        authorised(call.request, Permission.ADMINISTER)
 
     def store() -> dict[str, Any]:
         identity = uuid.uuid4().hex

@@ -130,18 +130,20 @@ def due_times(cron: str, zone: ZoneInfo, first: datetime, now: datetime) -> list
 
 
 def plan(
-    times: list[datetime], policy: CatchUp, now: datetime, *, enabled: bool
+    times: list[datetime], policy: CatchUp, now: datetime, *, enabled: bool, more: bool = False
 ) -> list[tuple[datetime, ExecutionStatus, str | None]]:
     """What becomes of each due time: PENDING, or SKIPPED and why.
 
     Args:
         times: From :func:`due_times`, ascending.
+        more: Whether others are due after these, too many to be planned at once.
     """
+    latest = None if more or not times else times[-1]
     planned: list[tuple[datetime, ExecutionStatus, str | None]] = []
-    for index, moment in enumerate(times):
+    for moment in times:
         if not enabled:
             reason = "the model is disabled"
-        elif policy is CatchUp.LATEST and index < len(times) - 1:
+        elif policy is CatchUp.LATEST and moment != latest:
             reason = "a later check was due as well; only the latest is caught up"
         elif policy is CatchUp.SKIP and now - moment > GRACE:
             reason = "it was missed, and missed checks are not caught up"

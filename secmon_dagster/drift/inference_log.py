@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from psycopg.types.json import Jsonb
 
@@ -36,19 +38,27 @@ def log_inferences(
         How many rows were kept.
 
     Raises:
-        InvalidInputError: if there are not as many predictions or ids as rows.
+        InvalidInputError: if there are not as many predictions or ids as rows, or a value is
+            neither number, text nor boolean.
     """
     frame = pd.DataFrame(as_columns(features, "features"))
     for name, given in (("predictions", predictions), ("ids", ids)):
         if given is not None and len(given) != len(frame):
             raise InvalidInputError.of(name, len(given), f"{len(frame)}, one a row")
     moment = at or datetime.now(UTC)
-    # JSON has no NaN: a missing value is left out and read back as missing.
+    # A missing value is left out and read back as missing.
     rows = [
-        {name: value for name, value in row.items() if not pd.isna(value)}
+        {
+            name: plain
+            for name, value in row.items()
+            if (plain := _plain(value, str(name))) is not None
+        }
         for row in frame.astype(object).to_dict("records")
     ]
-    answers = [None] * len(rows) if predictions is None else list(predictions)
+    answers = [
+        _plain(answer, "predictions")
+        for answer in ([None] * len(rows) if predictions is None else predictions)
+    ]
     names = [None] * len(rows) if ids is None else list(ids)
     with transaction() as connection, connection.cursor() as cursor:
         cursor.executemany(
@@ -64,6 +74,21 @@ def log_inferences(
     return len(rows)
 
 
+def _plain(value: Any, name: str) -> str | float | bool | None:
+    """A value as JSON has it; None for what is missing: it has neither NaN nor infinity."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int):
+        return value
+    raise InvalidInputError.of(
+        name, f"a {type(value).__name__}", "numbers, text and booleans; times as seconds"
+    )
+
+
 def log_labels(model_id: str, labels: Mapping[str, float | str | bool]) -> int:
     """Add what turned out to be true of rows that were logged with these ids.
 
@@ -73,7 +98,7 @@ def log_labels(model_id: str, labels: Mapping[str, float | str | bool]) -> int:
     with transaction() as connection, connection.cursor() as cursor:
         cursor.executemany(
             "UPDATE inference_log SET label = %s WHERE model_id = %s AND inference_id = %s",
-            [(Jsonb(label), model_id, name) for name, label in labels.items()],
+            [(Jsonb(_plain(label, "labels")), model_id, name) for name, label in labels.items()],
         )
         return cursor.rowcount
 

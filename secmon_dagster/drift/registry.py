@@ -291,8 +291,11 @@ def _materialise(connection: psycopg.Connection[Any], now: datetime, limit: int)
     for model in (_model(row) for row in rows):
         config, zone = model.config, zone_of(model.config.zone_name)
         times = due_times(config.cron, zone, model.next_due, now)
-        skipped = 0
-        for due_at, status, reason in plan(times, config.catch_up, now, enabled=config.enabled):
+        following, skipped = next_due(config.cron, zone, times[-1]), 0
+        more = following <= now
+        for due_at, status, reason in plan(
+            times, config.catch_up, now, enabled=config.enabled, more=more
+        ):
             checks.append(
                 (check_id_of(config.model_id, due_at), config.model_id, config.model_version,
                  due_at, str(status), reason, now,
@@ -301,7 +304,7 @@ def _materialise(connection: psycopg.Connection[Any], now: datetime, limit: int)
             skipped += status is ExecutionStatus.SKIPPED
         if skipped:
             count_outcome(connection, config.model_id, ExecutionStatus.SKIPPED, times=skipped)
-        moved.append((next_due(config.cron, zone, times[-1]), config.model_id))
+        moved.append((following, config.model_id))
     with connection.cursor() as cursor:
         cursor.executemany(
             """INSERT INTO drift_checks (check_id, model_id, model_version, due_at, status, reason,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from secmon_dagster.drift.results import SafetyEvent
@@ -99,7 +100,9 @@ def cut(frame: pd.DataFrame, source: WindowSource, due_at: datetime) -> pd.DataF
         kept = moments <= due_at
         if source.hours is not None:
             kept &= moments > due_at - timedelta(hours=source.hours)
-        frame = frame[kept].loc[moments[kept].sort_values(kind="stable").index]
+        # By position: an index that repeats, as one of tables put together does, names rows twice.
+        order = np.argsort(moments[kept].astype("int64").to_numpy(), kind="stable")
+        frame = frame[kept].iloc[order]
     return frame if source.last is None else frame.tail(source.last)
 
 

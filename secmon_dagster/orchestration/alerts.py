@@ -305,9 +305,12 @@ def _deliver(alert: Alert, attempts: int, to: Sequence[Target], now: datetime) -
             continue
         try:
             target.send(alert)
-        except DeliveryError as failure:
-            errors.append(failure.message)
-            _log.warning("alert %s: %s", alert.alert_id, failure.message)
+        except Exception as failure:
+            # Whatever is wrong with one target, the others get the alert. Only our own messages
+            # are known to name no secret.
+            told = failure.message if isinstance(failure, DeliveryError) else type(failure).__name__
+            errors.append(told)
+            _log.warning("alert %s: %s", alert.alert_id, told)
         else:
             reached.add(target.key)
     if not to:

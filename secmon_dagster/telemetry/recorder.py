@@ -132,6 +132,8 @@ class Recorder:
         """
         started = time.monotonic()
         try:
+            if not self._known:
+                self._totals()  # which label sets there are, before any is added
             for source in SOURCES:
                 while self._advance(source) >= BATCH:
                     if time.monotonic() > started + _CATCHING_UP_SECONDS:

@@ -26,6 +26,7 @@ from secmon_dagster.vecsec.views import sanitized
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _MAX_REPLY = 1_000_000
+_MOST_TOKENS = 100_000_000
 _CREDITS_PER_TOKEN = 0.001
 _ASKED_TOKENS = 8
 _ASKED_CHARACTERS = 8000
@@ -239,10 +240,17 @@ class InferenceClient:
             usage = parsed.get("usage") or {}
             return Reply(
                 read(parsed),
-                max(0, int(usage.get("prompt_tokens", 0))),
-                max(0, int(usage.get("completion_tokens", 0))),
+                _tokens(usage.get("prompt_tokens", 0)),
+                _tokens(usage.get("completion_tokens", 0)),
             )
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):
             raise InferenceError("the inference service's reply is not of its protocol") from None
 
     def _content(self, answer: httpx.Response) -> bytes:
@@ -256,6 +264,14 @@ class InferenceClient:
             if time.monotonic() > late:
                 raise _Temporary("the reply came too slowly")
         return bytes(content)
+
+
+def _tokens(said: Any) -> int:
+    """A count of tokens; more than any call can use is none."""
+    count = max(0, int(said))
+    if count > _MOST_TOKENS:
+        raise ValueError("more tokens than a call can use")
+    return count
 
 
 class _Temporary(Exception):  # noqa: N818 - becomes an InferenceError or an answer

@@ -197,6 +197,14 @@ def test_an_upload_is_stored_checked_and_downloaded(client, key, model):
     assert [check["action"] for check in told] == ["allowed"]
 
 
+def test_who_uploads_does_not_choose_a_weaker_check(client, key):
+    options = {"name": "m", "file_name": "m.pkl", "monitoring_script": "default_check.py"}
+    sent = {"params": options, "content": pickle.dumps(Innocent())}
+    refused = client.post("/packages", headers=key(), **sent)
+    assert (refused.status_code, refused.headers["content-type"]) == (403, PROBLEM)
+    assert client.post("/packages", headers=key("admin"), **sent).status_code == 201
+
+
 def test_an_artifact_waits_for_a_second_person(client, key, model):
     artifact = add(model, require_approval=True)
     address = f"/packages/{artifact.id}"

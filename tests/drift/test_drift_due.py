@@ -131,6 +131,19 @@ def test_a_check_whose_daemon_died_is_handed_out_again_and_run_once(database: An
     assert take(again, now) and not take(lost, now)
 
 
+def test_only_the_latest_of_thousands_of_missed_checks_is_caught_up(database: Any) -> None:
+    start = datetime(2026, 5, 1, tzinfo=UTC)
+    configure("churn", start, schedule_interval="custom", schedule_cron="*/5 * * * *")
+    now = start + timedelta(days=10)
+    claimed = [check for _ in range(5) for check in claim_due(now)]
+    assert [check.due_at for check in claimed] == [now]
+    with transaction() as connection:
+        counted = connection.execute(
+            "SELECT status, count(*) FROM drift_checks GROUP BY status ORDER BY status"
+        ).fetchall()
+    assert counted == [("pending", 1), ("skipped", 10 * 24 * 12 - 1)]
+
+
 def test_a_disabled_model_is_recorded_as_skipped(database: Any) -> None:
     start = datetime(2026, 5, 1, tzinfo=UTC)
     configure("churn", start, schedule_interval="hourly", enabled=False)

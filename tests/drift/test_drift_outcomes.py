@@ -17,7 +17,7 @@ from secmon_dagster.drift.outcomes import (
     judge_outcomes,
     profile_outcomes,
 )
-from secmon_dagster.drift.windows import WindowSource, safety_events
+from secmon_dagster.drift.windows import WindowSource, cut, safety_events
 from secmon_dagster.errors import DriftError, InvalidInputError
 from tests.drift_data import scored
 
@@ -148,6 +148,31 @@ def test_safety_events_are_counted_by_kind_and_carry_no_text() -> None:
     ]:
         with pytest.raises(DriftError, match=sentence):
             safety_events(wrong)
+
+
+def test_a_window_of_tables_put_together_holds_each_row_once_in_the_order_of_time() -> None:
+    noon = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    parts = [
+        pd.DataFrame({"at": [noon + timedelta(hours=h) for h in hours], "x": hours})
+        for hours in ([-1, -3, 2], [-2, -30, -4])
+    ]
+    source = WindowSource.of({"path": "rows.csv", "time_column": "at", "hours": 24})
+    assert cut(pd.concat(parts), source, noon)["x"].tolist() == [-4, -3, -2, -1]
+
+
+def test_what_numpy_models_answer_is_logged_and_infinities_are_missing(database: Any) -> None:
+    noon = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    rows = pd.DataFrame({"age": [30.0, np.inf, np.nan], "visits": np.array([1, 2, 3], "int32")})
+    log_inferences("churn", "2", rows, np.array([0, 1, 1]), ids=["a", "b", "c"], at=noon)
+    log_inferences("churn", "2", rows, np.array([0.5, np.nan, -np.inf]), at=noon)
+    log_labels("churn", {"a": np.int64(1), "b": np.bool_(True)})
+    window = read_inferences("churn", "2", WindowSource.of({"inference_log": True}), noon)
+    assert window["age"].isna().tolist() == [False, True, True] * 2
+    assert window["prediction"].tolist()[:4] == [0, 1, 1, 0.5]
+    assert window["prediction"].isna().tolist()[4:] == [True, True]
+    assert window["label"].tolist()[:2] == [1, True]
+    with pytest.raises(InvalidInputError, match="born is 'a Timestamp'"):
+        log_inferences("churn", "2", pd.DataFrame({"born": [pd.Timestamp("2000-01-01")]}))
 
 
 def test_labels_are_added_to_what_was_logged_and_windows_are_the_last_hours(database: Any) -> None:

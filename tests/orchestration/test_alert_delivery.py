@@ -169,6 +169,15 @@ def test_a_target_that_has_the_alert_is_not_told_again_when_another_fails(
     assert len(receiver.requests) == 1
 
 
+def test_a_target_that_is_written_wrongly_keeps_the_alert_from_no_other(
+    receiver: Server, waiting: str
+) -> None:
+    wrong = Webhook("http://127.0.0.1:99999/hook", allow_private=True)
+    good = Webhook(receiver.url, allow_private=True)
+    assert deliver_waiting([wrong, good], now=NOW) == DeliveryReport(to_retry=1)
+    assert len(receiver.requests) == 1
+
+
 def test_after_the_last_attempt_an_alert_is_given_up_and_says_why(waiting: str) -> None:
     bad = Webhook("http://127.0.0.1:9/closed", allow_private=True)
     for attempt in range(ATTEMPTS):

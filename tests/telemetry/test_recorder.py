@@ -138,6 +138,23 @@ def test_a_flood_of_label_values_ends_in_other(event: Add, database: Database) -
     assert value(found, "vecsec_rlsa_violations_total", '{"category":"other"}') == 300
 
 
+def test_a_restart_of_the_exporter_makes_no_room_for_more_label_values(
+    event: Add, database: Database
+) -> None:
+    for start in (1, 301):
+        with database.admin() as connection:
+            connection.execute(
+                """INSERT INTO secmon.vecsec_events (kind, type)
+                   SELECT 'rlsa_violation', 'made-up-' || n
+                     FROM generate_series(%s, %s::int + 299) n""",
+                [start, start],
+            )
+        found = Recorder().collect()
+    series = [s for s in found.totals if s[0] == "vecsec_rlsa_violations_total"]
+    assert len(series) == MAX_SERIES + 1
+    assert value(found, "vecsec_rlsa_violations_total", '{"category":"other"}') == 400
+
+
 def test_a_missing_table_silences_only_its_own_metrics(event: Add, database: Database) -> None:
     event()
     with database.admin() as connection:

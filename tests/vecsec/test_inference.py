@@ -89,7 +89,10 @@ def test_retry_after_is_obeyed_up_to_ten_seconds(service: Service) -> None:
     [
         (200, b"<html>"), (200, b""), (200, {}), (200, []), (200, {"choices": []}),
         (200, {"choices": [{"message": None}]}), (401, {}), (404, {}), (302, {}),
-        (200, b"[" * 1_000_001), (200, {"choices": [{"message": {"content": "x"}}], "usage": 7}),
+        (200, b"[" * 1_000_001),
+        (200, b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1e999}}'),
+        (200, {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 10**30}}),
+        (200, {"choices": [{"message": {"content": "x"}}], "usage": 7}),
     ],
 )  # fmt: skip
 def test_a_wrong_reply_is_one_named_error_and_costs_nothing(

@@ -129,6 +129,9 @@ class PickleRules:
         given = arguments if isinstance(arguments, tuple) else (OPAQUE,)
         if callee in TAKES_BIT_GENERATOR and any(one != BIT_GENERATOR for one in given[1:]):
             self.suspicious("computed-call", f"{callee} is given something else to call", at)
+        elif callee == RECONSTRUCTOR and len(given) == 3 and isinstance(given[1], Global):
+            # It calls the constructor of the base with the third.
+            self._check_arguments(given[1], given[2:], at, constructor=True)
         elif callee == FROM_TYPE:
             self.called(given[0], given[2] if len(given) > 2 else OPAQUE, at, constructor=False)
 

@@ -17,8 +17,10 @@ _YAML_TAGS = frozenset(
         *("omap", "pairs", "merge", "value"),
     }
 )
+# Those in which the marks that are looked for are ASCII, and UTF-16.
 _XML_ENCODINGS = re.compile(
-    r"utf-?8|utf-?16(?:[bl]e)?|us-ascii|ascii|latin-?1|iso-8859-\d+|windows-12\d\d|cp12\d\d",
+    r"utf-?8|utf-?16(?:[bl]e)?|us-ascii|ascii|latin-?1|iso-8859-\d+|windows-12\d\d|cp12\d\d"
+    r"|gb2312|gbk|gb18030|big5|shift_jis|euc-\w+|koi8-\w+",
     re.IGNORECASE,
 )
 # A tag stands where a node begins; a mark in the middle of a text is none.

@@ -51,6 +51,8 @@ def pickles() -> Iterator[Case]:
     computed = imported("builtins str") + text("sh -c id") + b"\x85R\x85R."
     yield "loader", "computed-path.pkl", HEAD + imported("xgboost.core Booster") + computed
     yield "loader", "computed-text.pkl", HEAD + imported("acme.tools Runner") + computed
+    runner = imported("acme.tools Runner") + b"2" + text("sh -c id") + b"\x87R."
+    yield "loader", "base.pkl", HEAD + imported("copyreg _reconstructor") + runner
     yield "loader", "second-of-texts", b"I1\n.N.cos\nsystem\n(S'id'\ntR."
     hook = imported("builtins str") + text("__setstate__") + b"\x85R" + kernel
     yield "loader", "hook.pkl", HEAD + stack + b"}" + hook + b"sbK\x01b."
@@ -153,6 +155,21 @@ def texts() -> Iterator[Case]:
         config = {"class_name": "Sequential", "config": {"layers": [layer]}}
         members = {"config.json": json.dumps(config).encode(), "metadata.json": b"{}"}
         yield "loader", f"{layer['class_name']}.keras", zipped(members)
+    # What Hydra instantiates, written so that the name does not stand behind its key.
+    for name, config in {
+        "escaped.json": r'{"a": {"\u005ftarget_": "os.system"}}',
+        "interpolated.json": '{"x": "os.system", "a": {"_target_": "${x}"}}',
+        "escaped.yaml": r'a: {"\x5ftarget_": os.system}',
+        "split.yaml": 'a: {"_target_": "os\\\n  .system"}',
+        "anchored.yaml": "a:\n  _target_: &name os.system\n",
+        "alias.yaml": "x: &name os.system\na:\n  _target_: *name\n",
+        "commented.yaml": "a:\n  _target_: # a comment\n    os.system\n",
+        "folded.yaml": "a:\n  _target_: >-\n    os.system\n",
+        "tagged.yaml": "a:\n  _target_: !!str os.system\n",
+        "key.yaml": "keys: [&key _target_]\na:\n  *key : os.system\n",
+        "joined.yaml": "x: system\na:\n  _target_: os.${x}\n",
+    }.items():
+        yield "loader", name, config.encode()
     # Longer than a reader's window, and begun near its end.
     padded = {"class_name": "Lambda", "config": {"function": "", "name": "x" * (13 << 20)}}
     document = b"\x89HDF\r\n\x1a\n" + bytes(14_500_000) + json.dumps(padded).encode()
