@@ -57,8 +57,10 @@ def demo() -> None:
     """Train, gate, release, audit and watch two models; then attack them. Exit code 0 only if
     everything went as it should."""
     from secmon_dagster.database import embedded
-    from secmon_dagster.settings import get_settings
+    from secmon_dagster.settings import MODELS, get_settings
+    from secmon_dagster.training import read_specs
 
+    read_specs(MODELS)
     scenes = _Scenes()
     own_server = get_settings().database_url is not None
     with nullcontext() if own_server else embedded.hold():
