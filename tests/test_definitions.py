@@ -65,7 +65,8 @@ def test_alert_sensors_run_without_being_switched_on(repository):
             assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 
 
-def test_workspace_and_pyproject_name_the_same_module():
+def test_workspace_and_pyproject_name_the_same_module_and_location():
+    """A run launched under another location's name is one the daemon can't start."""
     workspace = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text())
     pyproject = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())
     (entry,) = workspace["load_from"]
@@ -74,6 +75,8 @@ def test_workspace_and_pyproject_name_the_same_module():
         == pyproject["tool"]["dg"]["project"]["code_location_target_module"]
         == "secmon_dagster.definitions"
     )
+    project = pyproject["tool"]["dg"]["project"]
+    assert entry["python_module"]["location_name"] == project["code_location_name"]
 
 
 def test_sqlalchemy_stays_below_the_version_that_changes_what_postgresql_urls_mean():
