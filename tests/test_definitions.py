@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import dagster as dg
@@ -77,6 +80,17 @@ def test_workspace_and_pyproject_name_the_same_module_and_location():
     )
     project = pyproject["tool"]["dg"]["project"]
     assert entry["python_module"]["location_name"] == project["code_location_name"]
+
+
+def test_a_wheel_holds_what_a_checkout_has_beside_the_package(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=PROJECT_ROOT, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {name.removeprefix("secmon_dagster/") for name in wheel.namelist()}
+    for beside, folder in (("sql", "_sql"), ("security_scripts", "_security_scripts")):
+        files = {path.name for path in (PROJECT_ROOT / beside).iterdir() if path.is_file()}
+        assert {f"{folder}/{name}" for name in files} <= held
+    assert {"_dagster.yaml", "py.typed", "defs/models/wine/defs.yaml"} <= held
 
 
 def test_sqlalchemy_stays_below_the_version_that_changes_what_postgresql_urls_mean():
