@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from secmon_dagster.errors import SettingsError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+MODELS = PROJECT_ROOT / "secmon_dagster" / "defs" / "models"  # declared in YAML
 
 
 def _time_zone(name: str) -> str:

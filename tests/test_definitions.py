@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import dagster as dg
@@ -65,7 +68,8 @@ def test_alert_sensors_run_without_being_switched_on(repository):
             assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 
 
-def test_workspace_and_pyproject_name_the_same_module():
+def test_workspace_and_pyproject_name_the_same_module_and_location():
+    """A run launched under another location's name is one the daemon can't start."""
     workspace = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text())
     pyproject = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())
     (entry,) = workspace["load_from"]
@@ -74,6 +78,19 @@ def test_workspace_and_pyproject_name_the_same_module():
         == pyproject["tool"]["dg"]["project"]["code_location_target_module"]
         == "secmon_dagster.definitions"
     )
+    project = pyproject["tool"]["dg"]["project"]
+    assert entry["python_module"]["location_name"] == project["code_location_name"]
+
+
+def test_a_wheel_holds_what_a_checkout_has_beside_the_package(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=PROJECT_ROOT, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {name.removeprefix("secmon_dagster/") for name in wheel.namelist()}
+    for beside, folder in (("sql", "_sql"), ("security_scripts", "_security_scripts")):
+        files = {path.name for path in (PROJECT_ROOT / beside).iterdir() if path.is_file()}
+        assert {f"{folder}/{name}" for name in files} <= held
+    assert {"_dagster.yaml", "py.typed", "defs/models/wine/defs.yaml"} <= held
 
 
 def test_sqlalchemy_stays_below_the_version_that_changes_what_postgresql_urls_mean():

@@ -19,8 +19,10 @@ def up() -> None:
     from secmon_dagster.database import embedded
     from secmon_dagster.orchestration.instance import prepare
     from secmon_dagster.orchestration.platform import Platform
-    from secmon_dagster.settings import get_settings
+    from secmon_dagster.settings import MODELS, get_settings
+    from secmon_dagster.training import read_specs
 
+    read_specs(MODELS)  # one mistake, and the code server loads no job, schedule or sensor at all
     own_server = get_settings().database_url is not None
     with nullcontext() if own_server else embedded.hold():
         prepare()

@@ -24,6 +24,7 @@ import psycopg
 from psycopg import sql
 
 from secmon_dagster import database
+from secmon_dagster.errors import SecmonError
 from secmon_dagster.orchestration.actor import USER_TAG
 from secmon_dagster.orchestration.platform import MODULE, die_with_parent
 from secmon_dagster.settings import get_settings
@@ -74,7 +75,7 @@ def execute(
     """Run ``job`` to its end with ``dagster job execute`` and read back what was recorded.
 
     Raises:
-        RuntimeError: Dagster made no run; its output is in the message.
+        SecmonError: Dagster made no run; its output is in the message.
     """
     mark = uuid.uuid4().hex
     folder = get_settings().home / "demo"
@@ -87,7 +88,7 @@ def execute(
     )
     runs = instance.get_runs(dg.RunsFilter(tags={_DEMO_TAG: mark}), limit=1)
     if not runs:
-        raise RuntimeError(
+        raise SecmonError(
             f"dagster made no run of {job}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
         )
     failures = {

@@ -21,7 +21,9 @@ from secmon_dagster.training.spec import (
     Limits,
     ModelSpec,
     Outcomes,
+    filled,
     read_spec,
+    read_specs,
 )
 from secmon_dagster.training.store import (
     StoredModel,
@@ -55,6 +57,7 @@ __all__ = [
     "current_version",
     "evaluate",
     "feature_names",
+    "filled",
     "library_versions",
     "load",
     "load_model",
@@ -62,6 +65,7 @@ __all__ = [
     "metric_table",
     "publish",
     "read_spec",
+    "read_specs",
     "record_metrics",
     "record_model",
     "released_directory",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from secmon_dagster.errors import ModelDefinitionError
 
 COMPONENT_TYPE = "secmon_dagster.MonitoredModel"
 
+_ENVIRONMENT = re.compile(r"\{\{\s*env\.(\w+)\s*\}\}")
 _MODEL_ID = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -207,6 +210,43 @@ def read_spec(file: Path) -> ModelSpec:
             for error in invalid.errors()
         ]
         raise ModelDefinitionError("\n".join(mistakes)) from None
+
+
+def read_specs(folder: Path) -> list[ModelSpec]:
+    """Every model declared in ``folder``, one subfolder each.
+
+    Raises:
+        ModelDefinitionError: one line for each mistake in any of them.
+    """
+    specs, mistakes = [], []
+    for file in sorted(folder.glob("*/defs.yaml")):
+        try:
+            specs.append(read_spec(file))
+        except ModelDefinitionError as error:
+            mistakes.append(error.message)
+    if mistakes:
+        raise ModelDefinitionError(
+            "\n".join(mistakes), hint="Mend it, or take its folder away; then start again."
+        )
+    return specs
+
+
+def filled(spec: ModelSpec) -> ModelSpec:
+    """With ``{{ env.NAME }}`` replaced, as the component does when the code location loads.
+
+    Raises:
+        ModelDefinitionError: such a variable isn't set.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        try:
+            return json.dumps(os.environ[found[1]])[1:-1]
+        except KeyError:
+            raise ModelDefinitionError(
+                f"model {spec.model_id}: environment variable {found[1]} isn't set"
+            ) from None
+
+    return ModelSpec.model_validate_json(_ENVIRONMENT.sub(value, spec.model_dump_json()))
 
 
 def _sentence(error: Any) -> str:

@@ -106,8 +106,9 @@ def whole_or_nothing(target: Path) -> Iterator[IO[bytes]]:
         if failed.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(_existing(target)).free // 2**20
             raise SecmonError(
-                f"No space to store {target}: {failed.strerror}; {free} MB are free on its disk",
-                hint="Free some space, or point SECMON_HOME to a larger disk. Nothing was stored.",
+                # all in one sentence: a step's failure shows no hint
+                f"No space to store {target}: {failed.strerror}; {free} MB are free on its disk. "
+                "Free some, or point SECMON_HOME to a larger disk; nothing was stored"
             ) from None
         raise SecmonError(f"{target} can't be written: {failed.strerror}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from secmon_dagster.settings import PROJECT_ROOT
 
 SECMON = str(Path(sys.executable).parent / "secmon")
 
@@ -108,6 +111,30 @@ def test_model_check_says_what_is_wrong_by_line(tmp_path):
     done = secmon("model", "check", str(file))
     assert done.returncode == 2
     assert f"{file}:3: model_id: is 'X'" in done.stderr
+
+
+def test_model_check_fills_in_the_environment_as_the_code_location_does(tmp_path):
+    file = tmp_path / "defs.yaml"
+    file.write_text(
+        "type: secmon_dagster.MonitoredModel\nattributes:\n  model_id: x\n"
+        "  data: {path: '{{ env.ROWS }}'}\n  estimator: {name: sklearn.svm.SVC}\n"
+    )
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,target\n" + "".join(f"{n},{n % 2}\n" for n in range(40)))
+    assert "model x is fine, 40 rows" in secmon("model", "check", str(file), ROWS=str(rows)).stdout
+    unset = secmon("model", "check", str(file))
+    assert unset.returncode == 2 and "environment variable ROWS isn't set" in unset.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "up"])
+def test_a_mistake_in_a_models_yaml_is_told_before_anything_starts(home, tmp_path, command):
+    for part in ("secmon_dagster", "sql"):
+        shutil.copytree(PROJECT_ROOT / part, tmp_path / part)
+    file = tmp_path / "secmon_dagster" / "defs" / "models" / "wine" / "defs.yaml"
+    file.write_text(file.read_text().replace("estimator:", "estimater:"))
+    done = secmon(command, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2 and f"{file}:8: estimater: no such key" in done.stderr
+    assert not home.exists()
 
 
 def test_model_check_reads_the_data_too(tmp_path):

@@ -180,7 +180,8 @@ def test_no_space_for_the_model_file_leaves_no_row(database, home, instance, mon
     monkeypatch.setattr(TableIOManager, "handle_output", _keep_in_memory)
     monkeypatch.setattr(TableIOManager, "load_input", _from_memory)
     result = materialize(spec(), instance)
-    assert "No space to store" in failed_steps(result)["model"]
+    reason = failed_steps(result)["model"]
+    assert "No space to store" in reason and "point SECMON_HOME to a larger disk" in reason
     assert rows(database, "SELECT count(*) FROM secmon.models") == [(0,)]
     assert list((home / "artifacts" / "models" / "flowers").iterdir()) == []
 
