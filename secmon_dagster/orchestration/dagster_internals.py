@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy.event
@@ -15,6 +16,7 @@ import sqlalchemy.exc
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
 from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.metadata import RawMetadataValue
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.definitions.repository_definition import RepositoryLoadData
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -77,6 +79,7 @@ __all__ = [
     "InstanceRef",
     "KnownExecutionState",
     "PlanOrchestrationContext",
+    "RawMetadataValue",
     "ReconstructableJob",
     "RepositoryLoadData",
     "RetryMode",
@@ -88,6 +91,7 @@ __all__ = [
     "StepRetryData",
     "UserFailureData",
     "capture_interrupts",
+    "code_server_answers",
     "complete_compute_logs",
     "create_context_free_log_manager",
     "create_execution_plan",
@@ -101,6 +105,7 @@ __all__ = [
     "held_events",
     "is_trouble_of_the_database",
     "kept_connections",
+    "load_error_of_code_server",
     "multiple_process_executor_requirements",
     "run_hooks",
     "run_hooks_unless",
@@ -318,3 +323,22 @@ def write_logs_to_files_only() -> None:
             yield (None, None)
 
     setattr(local_compute_log_manager, "mirror_stream_to_file", mirror_stream_to_file)  # noqa: B010
+
+
+def code_server_answers(socket_path: Path) -> bool:
+    """Whether a code server serves at this Unix socket."""
+    from dagster._grpc.client import DagsterGrpcClient  # only those that start one wait for it
+
+    return bool(DagsterGrpcClient(socket=str(socket_path)).health_check_query() == "SERVING")
+
+
+def load_error_of_code_server(socket_path: Path) -> str | None:
+    """Why a code server could not load its definitions, as the innermost cause says it."""
+    from dagster._grpc.client import DagsterGrpcClient
+
+    answer = deserialize_value(DagsterGrpcClient(socket=str(socket_path)).list_repositories())
+    if not isinstance(answer, SerializableErrorInfo):
+        return None
+    while answer.cause is not None:
+        answer = answer.cause
+    return answer.message.strip()

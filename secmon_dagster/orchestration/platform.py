@@ -42,6 +42,7 @@ class Service:
     address: str  # for people
     ready: Callable[[], bool]
     setting: str | None = None  # the Settings field of its port
+    loads: Callable[[], None] | None = None  # raises if, though ready, it serves nothing
 
 
 @dataclass
@@ -69,6 +70,8 @@ class Platform:
                 for service in services:
                     self._start(service)
                     self._wait_until_ready(service)
+                    if service.loads is not None and not self._asked_to_stop:
+                        service.loads()
                     if not self._asked_to_stop:
                         say(f"{service.name:<12} {service.address}")
                 self._write_state(services)
@@ -134,6 +137,7 @@ class Platform:
                 ],
                 str(code_socket),
                 lambda: _grpc_answers(code_socket),
+                loads=lambda: _require_definitions(code_socket),
             ),
             Service(
                 "Dagster UI",
@@ -296,9 +300,19 @@ def _http_answers(url: str) -> bool:
         return False
 
 
-def _grpc_answers(path: Path) -> bool:
-    if not path.exists():
-        return False
-    from dagster._grpc.client import DagsterGrpcClient
+def _require_definitions(socket_path: Path) -> None:
+    """A code server also answers when it could load nothing; then no schedule or sensor ticks."""
+    from secmon_dagster.orchestration.dagster_internals import load_error_of_code_server
 
-    return bool(DagsterGrpcClient(socket=str(path)).health_check_query() == "SERVING")
+    reason = load_error_of_code_server(socket_path)
+    if reason is not None:
+        raise SecmonError(
+            f"The definitions can't be loaded: {reason}",
+            hint="`dagster definitions validate` shows where; mend it and start again.",
+        )
+
+
+def _grpc_answers(socket_path: Path) -> bool:
+    from secmon_dagster.orchestration.dagster_internals import code_server_answers
+
+    return socket_path.exists() and code_server_answers(socket_path)

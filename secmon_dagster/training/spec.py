@@ -213,7 +213,7 @@ def read_spec(file: Path) -> ModelSpec:
 
 
 def read_specs(folder: Path) -> list[ModelSpec]:
-    """Every model declared in ``folder``, one subfolder each.
+    """Every model declared in ``folder``, one subfolder each; other components are passed over.
 
     Raises:
         ModelDefinitionError: one line for each mistake in any of them.
@@ -221,6 +221,8 @@ def read_specs(folder: Path) -> list[ModelSpec]:
     specs, mistakes = [], []
     for file in sorted(folder.glob("*/defs.yaml")):
         try:
+            if COMPONENT_TYPE not in file.read_text(errors="replace"):
+                continue  # another component, which is Dagster's to read
             specs.append(read_spec(file))
         except ModelDefinitionError as error:
             mistakes.append(error.message)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dagster import DagsterEvent, MetadataValue
-from dagster._core.definitions.metadata import RawMetadataValue
 
 from secmon_dagster.limits.declaration import ResourceLimits
 from secmon_dagster.limits.evidence import KillReason, cause, how_it_ended
@@ -16,6 +15,7 @@ from secmon_dagster.orchestration.dagster_internals import (
     ErrorSource,
     IStepContext,
     KnownExecutionState,
+    RawMetadataValue,
     SerializableErrorInfo,
     StepFailureData,
     StepRetryData,
