@@ -24,6 +24,15 @@ from secmon_dagster.database.engine import (
 _pools: dict[tuple[int, Role, str, SecretStr | None], ConnectionPool[psycopg.Connection[Any]]] = {}
 _lock = Lock()
 
+
+def _after_fork() -> None:
+    """Whatever thread of the parent held the lock is not in the child, and won't let go of it."""
+    global _lock
+    _lock = Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 POOL_SIZE = 8
 POOL_WAIT_SECONDS = 10.0
 

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from secmon_dagster.database import Role, connect, database_url, migrate, migrations, transaction
+from secmon_dagster.database import (
+    Role,
+    connect,
+    database_url,
+    migrate,
+    migrations,
+    sessions,
+    transaction,
+)
 from secmon_dagster.errors import DatabaseUnavailableError, SchemaError, SettingsError
 from secmon_dagster.settings import get_settings
 
@@ -75,6 +85,32 @@ def test_a_transaction_knows_who_asks_and_the_next_one_does_not(database):
         assert connection.execute("SELECT secmon.current_user_id()").fetchone() == ("ada",)
     with transaction() as connection:
         assert connection.execute("SELECT secmon.current_user_id()").fetchone() == (None,)
+
+
+def test_a_child_forked_while_a_thread_makes_a_pool_is_not_stuck(database):
+    making, forked = threading.Event(), threading.Event()
+
+    def make_a_pool():
+        with sessions._lock:
+            making.set()
+            forked.wait(60)
+
+    thread = threading.Thread(target=make_a_pool)
+    thread.start()
+    making.wait()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)  # ends it, if it is stuck
+        try:
+            with transaction() as connection:
+                connection.execute("SELECT 1")
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    forked.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_an_error_rolls_the_transaction_back(database):
