@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,9 +18,11 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from secmon_dagster.settings import PROJECT_ROOT
 from tests.programs import program
 
 ARTIFACTS = Path("test-artifacts")
+PARTS = ("secmon_dagster", "sql", "security_scripts", "dagster.yaml", "pyproject.toml")
 
 
 def free_port() -> int:
@@ -117,3 +120,14 @@ def screenshot(chrome: webdriver.Chrome, name: str) -> None:
     ARTIFACTS.mkdir(exist_ok=True)
     time.sleep(1.0)  # let the page's animations settle
     chrome.save_screenshot(str(ARTIFACTS / f"{name}.png"))
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Path]:
+    """A copy of the project that the test may add YAML to."""
+    with tempfile.TemporaryDirectory(prefix="secmon") as folder:
+        for name in PARTS:
+            source = PROJECT_ROOT / name
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, Path(folder) / name)
+        yield Path(folder)

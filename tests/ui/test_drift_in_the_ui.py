@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,14 +17,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions as seen
 from selenium.webdriver.support.ui import WebDriverWait
 
-from secmon_dagster.settings import PROJECT_ROOT
 from tests.drift_data import frame
 from tests.ui.conftest import RunningPlatform, screenshot, start_platform, stop_platform
 from tests.ui.test_browser import ask, click, open_until, wait_for_text
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui"), pytest.mark.timeout(540)]
-
-PARTS = ("secmon_dagster", "sql", "security_scripts", "dagster.yaml", "pyproject.toml")
 MONITOR = """
 type: secmon_dagster.DriftMonitor
 attributes:
@@ -34,6 +29,7 @@ attributes:
   reference: {{path: {folder}/reference.parquet}}
   window: {{path: {folder}/current.parquet}}
 """
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ui"), pytest.mark.timeout(540)]
 
 
 @dataclass(frozen=True)
@@ -62,17 +58,6 @@ def receiver() -> Iterator[Receiver]:
     yield Receiver(server.server_port, got)
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def project() -> Iterator[Path]:
-    """A copy of the project that the test may add YAML to."""
-    with tempfile.TemporaryDirectory(prefix="secmon") as folder:
-        for name in PARTS:
-            source = PROJECT_ROOT / name
-            copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, Path(folder) / name)
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

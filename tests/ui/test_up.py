@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +9,6 @@ from pathlib import Path
 import psutil
 
 from secmon_dagster.audit.witness import FileWitness
-from secmon_dagster.settings import PROJECT_ROOT
 from tests.ui.conftest import start_platform, stop_platform
 
 SECMON = str(Path(sys.executable).parent / "secmon")
@@ -53,18 +51,16 @@ def test_the_platform_comes_up_and_goes_down_leaving_no_process(short_home):
 
 
 def test_definitions_that_do_not_load_are_told_instead_of_serving_nothing(
-    short_home, monkeypatch, tmp_path
+    short_home, monkeypatch, project
 ):
-    for part in ("secmon_dagster", "sql"):
-        shutil.copytree(PROJECT_ROOT / part, tmp_path / part)
-    folder = tmp_path / "secmon_dagster" / "defs" / "models" / "monitor"
+    folder = project / "secmon_dagster" / "defs" / "models" / "monitor"
     folder.mkdir()
     (folder / "defs.yaml").write_text(
         "type: secmon_dagster.DriftMonitor\nattributes: {monitor_id: churn}\n"
     )
     monkeypatch.setenv("SECMON_HOME", str(short_home))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = subprocess.run([SECMON, "up"], capture_output=True, text=True, check=False)
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    done = subprocess.run([SECMON, "up"], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "The definitions can't be loaded" in done.stderr
     assert "monitor_id" in done.stderr
