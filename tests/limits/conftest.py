@@ -13,6 +13,14 @@ from secmon_dagster.limits.capabilities import open_backend
 CAPABILITIES = probe()
 BACKENDS = [*([CAPABILITIES.backend] if CAPABILITIES.hard_limits else []), "sampled"]
 
+# For what holds only of processes in control groups.
+GROUPED = pytest.mark.parametrize(
+    "backend",
+    BACKENDS[:-1]
+    or [pytest.param("none", marks=pytest.mark.skip("this machine lends us no control groups"))],
+    indirect=True,
+)
+
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:

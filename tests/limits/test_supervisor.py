@@ -18,6 +18,7 @@ from secmon_dagster.limits.proc import children_of, stat_of
 from secmon_dagster.limits.supervisor import Supervisor
 from secmon_dagster.limits.watched import Decided, Ended, Frame, Refused, Started
 from secmon_dagster.limits.zygote import ForkRefused, Zygote, ZygoteLost
+from tests.limits.conftest import GROUPED
 
 PROGRAM = Path(__file__).with_name("zygote_program.py")
 PATIENCE = 60.0
@@ -312,19 +313,17 @@ time.sleep(60)
 """
 
 
+@GROUPED
 def test_a_process_that_left_its_box_is_ended_at_its_limit_all_the_same(told):
-    if told.supervisor._backend.name == "sampled":
-        pytest.skip("no group to leave")
     told.start("leaves", LEAVES_ITS_BOX, ResourceLimits.of(time=1))
     told.until(Frame, "leaves")
     assert told.until(Ended, "leaves")[1].violation.type is ViolationType.TIME_LIMIT_EXCEEDED
 
 
+@GROUPED
 def test_a_process_stopped_before_it_was_in_its_box_is_ended_at_its_limit(told, nursery):
     told.start("first", b"pass", ResourceLimits())
     told.until(Ended, "first")
-    if told.supervisor._backend.name == "sampled":
-        pytest.skip("none waits for its order there")
     os.kill(spare_of(nursery.made[0]), signal.SIGSTOP)
     told.start("stopped", SLEEPS, ResourceLimits.of(time=0.5))
     assert told.until(Ended, "stopped")[1].violation.type is ViolationType.TIME_LIMIT_EXCEEDED
@@ -357,11 +356,10 @@ def test_a_zygote_that_is_late_with_an_exit_is_kept(backend, nursery):
     supervisor.close()
 
 
+@GROUPED
 def test_a_process_whose_start_was_never_confirmed_does_not_go_on_beside_the_next(
     told, monkeypatch, tmp_path
 ):
-    if told.supervisor._backend.name == "sampled":
-        pytest.skip("nobody has learned of the process there")
     place = tmp_path / "pids"
     asked = []
 

@@ -141,7 +141,7 @@ def wants_to_be_tried_again_at_no_time(context: dg.OpExecutionContext):
 
 
 @dg.op
-def names_a_partition_no_database_can_hold(context: dg.OpExecutionContext):
+def names_a_partition_postgresql_can_not_hold(context: dg.OpExecutionContext):
     context.log_event(dg.AssetObservation("a", partition="a\0b"))
     time.sleep(30)
 
@@ -168,5 +168,5 @@ def forging():
     keeps_its_logs_where_none_belong()
     claims_a_limit_ended_it()
     wants_to_be_tried_again_at_no_time()
-    names_a_partition_no_database_can_hold()
+    names_a_partition_postgresql_can_not_hold()
     forges_and_leaves_at_once()

@@ -124,8 +124,7 @@ def test_a_step_that_says_its_resources_failed_has_failed_once_and_for_all(forgi
     assert endings == ["STEP_FAILURE"]
 
 
-def test_a_partition_that_the_database_can_not_hold_fails_its_step_alone(forging):
-    step = "names_a_partition_no_database_can_hold"
-    if type(forging.instance.event_log_storage).__name__ != "PostgresEventLogStorage":
-        pytest.skip("this database can hold it")
+@pytest.mark.parametrize("forging", ["postgres"], indirect=True, scope="module")
+def test_a_partition_that_postgresql_can_not_hold_fails_its_step_alone(forging):
+    step = "names_a_partition_postgresql_can_not_hold"
     assert "can't be stored" in forging.failure(step).error.message
