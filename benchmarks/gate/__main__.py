@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.gate import served
 from secmon_dagster.gate import run_security_check
 from secmon_dagster.gate.scanner import scan_path
-from tests.gate.scanner import benign, benign_variants, hostile, hostile_variants
+from tests.gate.scanner import benign, benign_variants, hostile, hostile_loaders, hostile_variants
 
 PEERS = {
     "picklescan": ("picklescan==1.0.5", ["picklescan", "-p"]),
@@ -103,7 +104,11 @@ def corpus(folder: Path) -> tuple[list[Path], list[Path]]:
     """The hostile and the benign files of the tests, on disk."""
     written: tuple[list[Path], list[Path]] = ([], [])
     files = (
-        [case[1:] for case in (*hostile.corpus(), *hostile_variants.corpus())],
+        [
+            case[1:]
+            for module in (hostile, hostile_variants, hostile_loaders)
+            for case in module.corpus()
+        ],
         [*benign.data(), *benign_variants.files(), *benign.models()],
     )
     for place, kind in enumerate(("hostile", "benign")):
@@ -132,9 +137,9 @@ def compare(folder: Path, with_peers: bool) -> None:
     scanners: dict[str, Callable[[Path], bool]] = {"ours": ours}
     for name, (requirement, words) in PEERS.items() if with_peers else ():
         home = folder / f"venv-{name}"
-        subprocess.run(["uv", "venv", "-q", str(home)], check=True)
-        subprocess.run(["uv", "pip", "install", "-q", "--python", str(home / "bin" / "python"),
-                        requirement, "typing_extensions", "setuptools"], check=True)  # fmt: skip
+        venv.create(home, with_pip=True)
+        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-q"]
+        subprocess.run([*pip, requirement, "typing_extensions", "setuptools"], check=True)
         scanners[name] = peer([str(home / "bin" / words[0]), *words[1:]])
     sample = good[:: max(1, len(good) // 60)]
     for name, flags in scanners.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -172,6 +173,13 @@ def _programs() -> Iterator[Finding]:
 def _disk() -> Iterator[Finding]:
     home = get_settings().home.resolve()
     existing = next(path for path in (home, *home.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding(
+            "Home folder",
+            State.MISSING,
+            f"{existing} is not this user's to write",
+            "set SECMON_HOME to a folder that is",
+        )
     free = shutil.disk_usage(existing).free
     state = State.GOOD if free >= MIN_FREE_BYTES else State.MISSING
     yield Finding(

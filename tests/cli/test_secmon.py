@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from secmon_dagster.cli import doctor
 from secmon_dagster.settings import PROJECT_ROOT
 
 SECMON = str(Path(sys.executable).parent / "secmon")
@@ -103,6 +105,14 @@ def test_doctor_names_what_this_machine_can_do(database):
     assert done.returncode == 0, done.stdout
     for subject in ("Python", "PostgreSQL (your own)", "Limits", "Script sandbox", "node", "Disk"):
         assert subject in done.stdout
+
+
+def test_doctor_names_a_home_that_is_not_this_users_to_write(database, home, monkeypatch):
+    # Root may write anywhere, so the answer of the system is made up.
+    monkeypatch.setattr("secmon_dagster.cli.doctor.os.access", lambda path, mode: False)
+    done = CliRunner().invoke(doctor.app)
+    assert done.exit_code == 1
+    assert f"{home.parent}isnotthisuser'stowrite" in "".join(done.stdout.split())  # as wrapped
 
 
 def test_model_check_says_what_is_wrong_by_line(tmp_path):
