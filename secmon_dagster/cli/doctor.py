@@ -49,7 +49,9 @@ class Finding:
 def doctor() -> None:
     """Say what this machine can enforce and what is missing. Exit code 1 if something is."""
     findings = [*_python(), *_database(), *_limits(), *_sandbox(), *_programs(), *_disk()]
-    table = Table("subject", "", "found", "what to do", box=None, pad_edge=False)
+    table = Table("subject", "", box=None, pad_edge=False)
+    for name in ("found", "what to do"):
+        table.add_column(name, overflow="fold")  # a path is of no use cut off
     colour = {State.GOOD: "green", State.WEAKER: "yellow", State.MISSING: "red"}
     for finding in findings:
         table.add_row(

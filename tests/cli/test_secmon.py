@@ -110,9 +110,9 @@ def test_doctor_names_what_this_machine_can_do(database):
 def test_doctor_names_a_home_that_is_not_this_users_to_write(database, home, monkeypatch):
     # Root may write anywhere, so the answer of the system is made up.
     monkeypatch.setattr("secmon_dagster.cli.doctor.os.access", lambda path, mode: False)
-    done = CliRunner().invoke(doctor.app)
+    done = CliRunner().invoke(doctor.app, env={"COLUMNS": "400"})
     assert done.exit_code == 1
-    assert f"{home.parent}isnotthisuser'stowrite" in "".join(done.stdout.split())  # as wrapped
+    assert f"{home.parent} is not this user's to write" in done.stdout
 
 
 def test_model_check_says_what_is_wrong_by_line(tmp_path):
