@@ -413,6 +413,9 @@ class StepLoop:
                         yield event
         elif isinstance(notice, Ended | Refused):
             del self._hooks[notice.key]
+            if isinstance(notice, Ended) and notice.violation is not None:
+                yield violation_event(hooks.context, notice.violation)
+                self._books.trail.violation(hooks.key, notice.violation)
             if isinstance(notice, Refused) or not hooks.done:
                 yield DagsterEvent.engine_event(
                     hooks.context,
