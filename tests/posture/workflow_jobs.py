@@ -56,7 +56,9 @@ def call_out() -> None:
 
 @dg.op
 def swell() -> None:
-    bytearray(400 << 20)
+    held = bytearray(400 << 20)
+    time.sleep(30)  # long enough to be seen where limits are sampled
+    del held
 
 
 @dg.op(config_schema={"rows": int})

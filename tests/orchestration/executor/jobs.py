@@ -45,9 +45,17 @@ def memory_in_the_op():
         kept.append(bytearray(MB))
 
 
+def hold(size: int) -> None:
+    """Long enough to be seen where limits are sampled, however busy the machine."""
+    held = bytearray(size)
+    time.sleep(30)
+    del held
+
+
 @dg.op(tags=limits(memory="64MiB"))
 def memory_in_a_child():
-    subprocess.run([sys.executable, "-c", f"x = bytearray({300 * MB})"], check=False)
+    code = f"import time; held = bytearray({300 * MB}); time.sleep(30)"
+    subprocess.run([sys.executable, "-c", code], check=False)
 
 
 @dg.op(tags=limits(memory="64MiB"))
@@ -55,8 +63,7 @@ def memory_in_a_grandchild_that_forked_twice():
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            bytearray(300 * MB)
-            time.sleep(30)
+            hold(300 * MB)
         os._exit(0)
     time.sleep(30)
 
@@ -217,7 +224,7 @@ def on_failure(context: dg.HookContext):
 @dg.op(tags=limits(memory="64MiB"), retry_policy=dg.RetryPolicy(max_retries=1, delay=0.1))
 def needs_a_second_attempt(context: dg.OpExecutionContext):
     if context.retry_number == 0:
-        bytearray(300 * MB)
+        hold(300 * MB)
     return context.retry_number
 
 
