@@ -264,6 +264,26 @@ def test_a_script_in_the_box_can_read_the_artifact_and_write_its_folder(
     assert result.isolation == level
 
 
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_node_script_runs_in_the_box(scripts, monkeypatch, level):
+    if not available(level):
+        pytest.skip(f"{level} is not available on this machine")
+    monkeypatch.setattr("secmon_dagster.gate.runner.strongest_isolation", lambda: level)
+    result = run(scripts, node(0), "check.js")
+    assert (result.outcome, result.isolation) == (Outcome.ALLOW, level), result.stderr
+
+
+def test_an_isolation_that_is_refused_once_is_tried_again(monkeypatch):
+    answers = [1, 0]
+    monkeypatch.setattr(
+        "secmon_dagster.gate.sandbox.probe.run_confined",
+        lambda argv, confinement: launcher.Ended(answers.pop(0), b"", b"refused", 0.0),
+    )
+    assert available.__wrapped__(Isolation.USERNS)
+    assert answers == []
+
+
 def test_too_much_memory_ends_the_script_and_not_the_gate(scripts):
     assert run(scripts, "x = bytearray(4 << 30)\n" + python(0)).outcome is Outcome.SCRIPT_ERROR
 

@@ -31,6 +31,7 @@ REAP_SECONDS = 5.0
 # What every interpreter needs to start.
 ALWAYS_READABLE = (
     *("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime"),
+    "/etc/ssl/openssl.cnf",  # where it is but can't be read, node ends before its script begins
     *(sys.prefix, sys.base_prefix),
 )
 

@@ -21,6 +21,7 @@ _LOSES = {
     Isolation.USERNS: "scripts share the network namespace (sockets are still refused)",
     Isolation.LANDLOCK: "scripts can read every file this user can, and open connections",
 }
+_TRIES = 3
 
 
 @cache
@@ -28,18 +29,20 @@ def available(level: Isolation) -> bool:
     """Whether a program runs under ``level`` here."""
     if level in (Isolation.NONE, Isolation.RLIMITS):
         return True
-    with tempfile.TemporaryDirectory(prefix="secmon-probe-") as folder:
-        confinement = Confinement(level, Path(folder), timeout=10.0)
-        try:
-            ended = run_confined(["/bin/true"], confinement)
-        except OSError as refused:
-            log.info("isolation %s is not available: %s", level, refused)
-            return False
-    if ended.exit_code != 0:
+    reason = ""
+    # The answer holds for the life of this process, and a busy system may refuse a namespace once.
+    for _ in range(_TRIES):
+        with tempfile.TemporaryDirectory(prefix="secmon-probe-") as folder:
+            try:
+                ended = run_confined(["/bin/true"], Confinement(level, Path(folder), timeout=10.0))
+            except OSError as refused:
+                log.info("isolation %s is not available: %s", level, refused)
+                return False
+        if ended.exit_code == 0:
+            return True
         reason = ended.stderr.decode("utf-8", "replace").strip()
-        log.info("isolation %s is not available: %s; %s", level, reason, _LOSES[level])
-        return False
-    return True
+    log.info("isolation %s is not available: %s; %s", level, reason, _LOSES[level])
+    return False
 
 
 @cache
